@@ -1,0 +1,86 @@
+"""Opens the database and hands out transactions.
+
+SQLite runs in WAL mode. A writing transaction takes the write lock when it begins (BEGIN
+IMMEDIATE), since a reader that turns writer half-way fails at once instead of waiting.
+PostgreSQL needs none of that; there, rows are locked with `with_for_update(skip_locked=True)`,
+which SQLite ignores.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from sqlite3 import Connection as SqliteConnection
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.orm import Session
+
+BUSY_TIMEOUT_S = 30
+
+
+class Database:
+    """A connection pool and its two kinds of transactions.
+
+    Args:
+        url: an SQLAlchemy URL, e.g. "sqlite:////var/lib/edgec-fleet/fleet.db" or
+            "postgresql://user@host/name" (psycopg 3 is used for it).
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = driver_url(url)
+        self.engine: Engine = create_engine(self.url, pool_pre_ping=not is_sqlite(url))
+        if is_sqlite(url):
+            event.listen(self.engine, "connect", _prepare_sqlite)
+            event.listen(self.engine, "begin", _begin_sqlite)
+        self._writer = self.engine.execution_options(edgec_write=True)
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """Yield a session in a writing transaction: committed at the end, rolled back on error.
+
+        Objects stay readable afterwards (nothing expires on commit).
+        """
+        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """Yield a session for reading only; nothing it changes is kept."""
+        with Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+def is_sqlite(url: str) -> bool:
+    """Return whether `url` names an SQLite database."""
+    return make_url(url).get_backend_name() == "sqlite"
+
+
+def driver_url(url: str) -> str:
+    """Return `url` with the driver we ship named: PostgreSQL means psycopg 3."""
+    parsed = make_url(url)
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    return parsed.render_as_string(hide_password=False)
+
+
+def _prepare_sqlite(connection: SqliteConnection, _record: Any) -> None:
+    """Set WAL, durability, waiting and foreign keys, and take BEGIN away from the driver."""
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+        f"busy_timeout={BUSY_TIMEOUT_S * 1000}",
+        "foreign_keys=ON",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Begin a transaction, with the write lock at once when it is going to write."""
+    write = connection.get_execution_options().get("edgec_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
