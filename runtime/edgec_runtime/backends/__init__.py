@@ -1,0 +1,1 @@
+"""One module per model runtime; `session.load_session` picks."""
