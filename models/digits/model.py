@@ -8,7 +8,7 @@ CLASSES = 10
 
 
 class ConvUnit(nn.Sequential):
-    """Convolution, batch norm and ReLU6: [N, inputs, H, W] -> [N, outputs, H / stride, W / stride]."""
+    """Convolution, batch norm and ReLU6: H and W are divided by the stride."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
@@ -69,5 +69,5 @@ class DigitNet(nn.Module):
 
 
 def factory() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
-    """Return an untrained net and an example input, as `edgec compile model.py:factory` takes it."""
+    """Return an untrained net and an example input: `edgec compile model.py:factory`."""
     return DigitNet().eval(), (torch.zeros(1, 1, SIDE, SIDE),)

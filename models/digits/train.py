@@ -82,7 +82,7 @@ def load_images() -> Split:
 
 
 def split_by_class(data: Split, seed: int) -> tuple[Split, Split, Split]:
-    """Return disjoint (training, evaluation, acceptance), each class in equal numbers in the last two."""
+    """Return disjoint (training, evaluation, acceptance); the last two have equal classes."""
     order = np.random.default_rng(seed).permutation(len(data.labels))
     parts: tuple[list[int], list[int], list[int]] = ([], [], [])
     for label in range(CLASSES):
