@@ -9,6 +9,16 @@ AgentError
     ├── InferenceError         the model itself failed on a valid request
     ├── ModelLoadError         a model could not be loaded or did not survive its first run
     └── AddressError           a listening address is malformed or must not be used
+├── ConfigError                agent.toml, a flag or the agent's folder is not usable
+│   └── NotEnrolledError       the folder holds no identity yet
+├── BusyError                  another agent works on the folder
+├── StateError                 state.db is damaged, or was written by a newer agent
+├── EnrolmentError             the server, or its proof, is not the one the token names
+├── NetworkError               a server cannot be reached, or answers nonsense
+├── FetchError                 a blob cannot be fetched now: worth another try later
+│   ├── NotOfferedError        every way to it says that it is not there
+│   └── CorruptBlobError       what came is, again and again, not what was asked for
+└── InterruptedWorkError       something more urgent came; what was done so far is kept
 """
 
 
@@ -60,3 +70,43 @@ class ModelLoadError(ServingError):
 
 class AddressError(ServingError):
     """A listening address is malformed, taken, or must not be used."""
+
+
+class ConfigError(AgentError):
+    """agent.toml, a flag or the agent's folder is not usable."""
+
+
+class NotEnrolledError(ConfigError):
+    """The folder holds no identity yet."""
+
+
+class BusyError(AgentError):
+    """Another agent works on the folder."""
+
+
+class StateError(AgentError):
+    """state.db is damaged, or was written by a newer agent."""
+
+
+class EnrolmentError(AgentError):
+    """The server, or its proof, is not the one that the token names."""
+
+
+class NetworkError(AgentError):
+    """A server cannot be reached, or answers nonsense."""
+
+
+class FetchError(AgentError):
+    """A blob cannot be fetched now; another try later may succeed."""
+
+
+class NotOfferedError(FetchError):
+    """Every way to the blob says that it is not there, or not for this device."""
+
+
+class CorruptBlobError(FetchError):
+    """What came is, again and again, not what was asked for."""
+
+
+class InterruptedWorkError(AgentError):
+    """Something more urgent came; what was done so far is kept."""
