@@ -4,6 +4,7 @@ BundleError
 ├── ManifestError              not a well-formed manifest
 ├── ArchiveError               a folder or .edgeb file that is not a readable bundle
 ├── ArrayError                 .npz bytes that are malformed or larger than allowed
+├── HistogramError             not a histogram, or one over other edges
 ├── MessageError               not a well-formed message of the wire
 ├── TrustError                 authentic proof is missing
 │   ├── SignatureError         no trusted key signed it
@@ -18,6 +19,7 @@ BundleError
 └── StoreError                 blobs cannot be kept or read
     ├── DigestMismatchError    the bytes are not the ones that were asked for
     ├── BlobMissingError       no blob has this digest
+    ├── BlobBusyError          another process is writing this blob
     └── NoSpaceError           the device has no room for it
 """
 
@@ -36,6 +38,10 @@ class ArchiveError(BundleError):
 
 class ArrayError(BundleError):
     """The .npz bytes are malformed or larger than allowed."""
+
+
+class HistogramError(BundleError):
+    """It is not a histogram, or one over other edges than expected."""
 
 
 class MessageError(BundleError):
@@ -131,6 +137,10 @@ class BlobMissingError(StoreError):
     def __init__(self, digest: str) -> None:
         super().__init__(f"no blob with sha256 {digest} in the store")
         self.digest = digest
+
+
+class BlobBusyError(StoreError):
+    """Another process, or another store object over the same folder, is writing this blob."""
 
 
 class NoSpaceError(StoreError):
