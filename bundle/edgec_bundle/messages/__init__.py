@@ -6,7 +6,7 @@ a golden example in `examples/`. Reference: docs/reference/wire.md.
 
 from types import MappingProxyType
 
-from edgec_bundle.messages._codec import JSON, MAX_DEPTH, MAX_INTEGER, example, schema
+from edgec_bundle.messages._codec import JSON, MAX_DEPTH, example, schema
 from edgec_bundle.messages.desired import SOURCE_ROLES, BlobRef, Desired, PatchSource, Source
 from edgec_bundle.messages.event import MAX_EVIDENCE_BYTES, Event
 from edgec_bundle.messages.hello import AgentInfo, Hello
@@ -47,7 +47,6 @@ __all__ = [
     "MAX_BITMAP_BYTES",
     "MAX_DEPTH",
     "MAX_EVIDENCE_BYTES",
-    "MAX_INTEGER",
     "PHASES",
     "SOURCE_ROLES",
     "UP_KINDS",

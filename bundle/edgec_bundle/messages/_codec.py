@@ -1,14 +1,13 @@
 """Hostile bytes to plain JSON, plain JSON to frozen dataclasses, and back.
 
-Order of the checks: length, UTF-8, JSON (no duplicate names, no NaN or infinity), depth and
-ranges of every value, JSON Schema, and only then objects. Whatever fails raises MessageError.
+Order of the checks: strict JSON (length, depth, duplicate names, numbers), no NUL characters, JSON
+Schema, and only then objects. Whatever fails raises MessageError.
 """
 
 import base64
 import binascii
 import dataclasses
 import json
-import math
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -18,102 +17,60 @@ from typing import Any, TypeVar
 
 import fastjsonschema
 
+from edgec_bundle import strict_json
 from edgec_bundle.errors import MessageError
 
 _T = TypeVar("_T")
 JSON = Any  # null, bool, int, float, str, list[JSON], dict[str, JSON]
 
 MAX_DEPTH = 16  # objects and arrays inside each other
-MAX_INTEGER = 2**53 - 1  # what every JSON reader can hold exactly
 
 
 def load_object(payload: bytes, max_bytes: int) -> dict[str, JSON]:
-    """Return the JSON object in `payload`, safe to walk, store and write again.
+    """Return the JSON object in `payload`, safe to walk, to store and to write again.
 
     Raises:
         MessageError: longer than `max_bytes`, or not one well-formed JSON object.
     """
-    if len(payload) > max_bytes:
-        raise MessageError(f"expected at most {max_bytes} bytes, got {len(payload)}")
     try:
-        raw = json.loads(
-            payload.decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_float=_finite,
-            parse_constant=_no_constant,
-        )
-    except (ValueError, RecursionError) as error:
-        raise MessageError(f"not well-formed JSON: {error}") from error
+        raw = strict_json.loads(payload, max_bytes=max_bytes, max_depth=MAX_DEPTH)
+    except ValueError as error:
+        raise MessageError(f"not a message: {error}") from error
     if not isinstance(raw, dict):
-        raise MessageError("expected a JSON object")
-    check_values(raw)
+        raise MessageError("not a message: expected a JSON object")
+    _refuse_nul(raw)
     return raw
 
 
 def dump_object(raw: Mapping[str, JSON], max_bytes: int) -> bytes:
-    """Return `raw` as compact UTF-8 JSON with sorted names. Raises MessageError."""
-    check_values(raw)
+    """Return `raw` as compact UTF-8 JSON with sorted names.
+
+    Raises:
+        MessageError: longer than `max_bytes`, or `raw` holds what JSON can't carry.
+    """
+    try:
+        raw = strict_json.plain(raw, MAX_DEPTH)
+    except ValueError as error:
+        raise MessageError(f"not a message: {error}") from error
+    _refuse_nul(raw)
     payload = json.dumps(raw, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     if len(payload) > max_bytes:
         raise MessageError(f"expected at most {max_bytes} bytes, got {len(payload)}")
     return payload
 
 
-def check_values(raw: JSON) -> None:
-    """Raise MessageError unless every value inside `raw` is one that all readers agree on."""
-    pending = [(raw, 1)]
+def _refuse_nul(raw: JSON) -> None:
+    """Raise MessageError for NUL characters, which PostgreSQL can't store."""
+    pending = [raw]
     while pending:
-        value, depth = pending.pop()
-        match value:
-            case None | bool():
-                pass
-            case str():
-                _check_text(value)
-            case int():
-                if abs(value) > MAX_INTEGER:
-                    raise MessageError("expected integers of at most 53 bits")
-            case float():
-                if not math.isfinite(value):
-                    raise MessageError("expected finite numbers")
-            case Mapping() | list() | tuple():
-                if depth > MAX_DEPTH:
-                    raise MessageError(f"expected at most {MAX_DEPTH} levels of nesting")
-                if isinstance(value, Mapping):
-                    for name in value:
-                        _check_text(name)
-                    value = tuple(value.values())
-                pending.extend((item, depth + 1) for item in value)
-            case _:
-                raise MessageError(f"expected JSON values, got {type(value).__name__}")
-
-
-def _check_text(text: object) -> None:
-    if not isinstance(text, str):
-        raise MessageError(f"expected text, got {type(text).__name__}")
-    if "\0" in text:  # PostgreSQL can't store it
-        raise MessageError("expected text without NUL characters")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise MessageError("expected text without lone surrogates") from error
-
-
-def _unique(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name occurs twice in one object")
-    return found
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError("a number is too large")
-    return value
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is not JSON")
+        match pending.pop():
+            case str() as text if "\0" in text:
+                raise MessageError("expected text without NUL characters")
+            case dict() as found:
+                pending.extend(found)
+                pending.extend(found.values())
+            case list() as found:
+                pending.extend(found)
 
 
 @cache
