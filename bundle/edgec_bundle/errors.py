@@ -7,6 +7,7 @@ BundleError
 ├── HistogramError             not a histogram, or one over other edges
 ├── MessageError               not a well-formed message of the wire
 ├── TrustError                 authentic proof is missing
+│   ├── MetadataError          signed metadata that is malformed, or whose parts don't fit
 │   ├── SignatureError         no trusted key signed it
 │   ├── RollbackError          older than what is already known
 │   ├── ExpiredError           signed, but no longer valid
@@ -50,6 +51,10 @@ class MessageError(BundleError):
 
 class TrustError(BundleError):
     """The proof that something may be installed is missing or wrong."""
+
+
+class MetadataError(TrustError):
+    """Signed metadata is malformed, too large, incomplete, or its parts don't fit together."""
 
 
 class SignatureError(TrustError):
