@@ -50,6 +50,17 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class CleanText(TypeDecorator[str]):
+    """Text of any length from anywhere; NUL, which PostgreSQL cannot hold, becomes U+FFFD."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Return `value` without NUL."""
+        return None if value is None else value.replace("\0", "\ufffd")
+
+
 class Base(DeclarativeBase):
     """Root of all tables. Every table but `tenants` carries the tenant it belongs to."""
 
@@ -72,10 +83,10 @@ BigId = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers INTEGER
 
 Key = Annotated[str, mapped_column(String(32), primary_key=True, default=new_id)]
 Serial = Annotated[int, mapped_column(BigId, primary_key=True, autoincrement=True)]
-TenantId = Annotated[str, mapped_column(String(63), ForeignKey("tenants.id"), index=True)]
+TenantId = Annotated[str, mapped_column(String(63), ForeignKey("tenants.id"))]
 Name = Annotated[str, mapped_column(String(63))]
 Digest = Annotated[str, mapped_column(String(64))]
-LongText = Annotated[str, mapped_column(Text)]
+LongText = Annotated[str, mapped_column(CleanText)]
 Bytes = Annotated[int, mapped_column(BigInteger)]
 Instant = Annotated[datetime, mapped_column(UtcDateTime)]
 Created = Annotated[datetime, mapped_column(UtcDateTime, default=utcnow)]

@@ -6,6 +6,8 @@ PostgreSQL needs none of that; there, rows are locked with `with_for_update(skip
 which SQLite ignores.
 """
 
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from sqlite3 import Connection as SqliteConnection
@@ -15,6 +17,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.orm import Session
 
 BUSY_TIMEOUT_S = 30
+_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")  # the escape, not an escaped backslash
 
 
 class Database:
@@ -27,7 +30,9 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = driver_url(url)
-        self.engine: Engine = create_engine(self.url, pool_pre_ping=not is_sqlite(url))
+        self.engine: Engine = create_engine(
+            self.url, pool_pre_ping=not is_sqlite(url), json_serializer=_to_json
+        )
         if is_sqlite(url):
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
@@ -64,6 +69,11 @@ def driver_url(url: str) -> str:
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     return parsed.render_as_string(hide_password=False)
+
+
+def _to_json(value: Any) -> str:
+    """Return `value` as JSON; NUL in text, which PostgreSQL cannot hold, becomes U+FFFD."""
+    return _NUL.sub(r"\1\\ufffd", json.dumps(value, allow_nan=False))
 
 
 def _prepare_sqlite(connection: SqliteConnection, _record: Any) -> None:
