@@ -5,7 +5,7 @@ added up, and compared with the baseline, without seeing a single sample.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -48,7 +48,7 @@ class Histogram:
     @classmethod
     def empty(cls, edges: Sequence[float]) -> Self:
         """Return a histogram over `edges` that has seen nothing."""
-        return cls(tuple(edges), (0,) * (len(edges) - 1))
+        return cls(tuple(float(edge) for edge in edges), (0,) * (len(edges) - 1))
 
     @classmethod
     def from_samples(cls, samples: npt.ArrayLike, edges: Sequence[float]) -> Self:
@@ -56,16 +56,16 @@ class Histogram:
         return cls.empty(edges).add(samples)
 
     @classmethod
-    def from_dict(cls, raw: JSON) -> Self:
+    def from_dict(cls, raw: object) -> Self:
         """Return the histogram written as ``{"edges": [..], "counts": [..]}``.
 
         Raises:
             HistogramError: `raw` is something else.
         """
-        match raw:
-            case {"edges": list() | tuple() as edges, "counts": list() | tuple() as counts}:
-                if len(raw) == 2:
-                    return cls(tuple(edges), tuple(counts))  # type: ignore[arg-type]
+        if isinstance(raw, dict) and raw.keys() == {"edges", "counts"}:
+            edges, counts = raw["edges"], raw["counts"]
+            if isinstance(edges, list | tuple) and isinstance(counts, list | tuple):
+                return cls(tuple(edges), tuple(counts))
         raise HistogramError("expected a histogram as an object of edges and counts")
 
     def to_dict(self) -> dict[str, JSON]:
