@@ -111,3 +111,31 @@ def replacing(path: Path) -> Iterator[Path]:
         fsync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write `data` as the new file `path` and fsync it."""
+    with open(path, "xb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def replace_folder(fresh: Path, path: Path) -> None:
+    """Give the finished folder `fresh` the name `path`, in place of what is there.
+
+    A kill leaves the old folder (perhaps under a ``.old`` name beside it) or the new one, whole.
+    """
+    old: Path | None = None
+    if path.exists():
+        old = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.old")
+        os.rename(path, old)
+    try:
+        os.rename(fresh, path)
+    except BaseException:
+        if old is not None:
+            os.rename(old, path)
+        raise
+    fsync_folder(path.parent)
+    if old is not None:
+        shutil.rmtree(old)
