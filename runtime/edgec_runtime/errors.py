@@ -57,6 +57,11 @@ class InputError(RunError):
         self.tensor = tensor
         self.row = row
 
+    def moved(self, rows: int) -> "InputError":
+        """Return the same error about a row that lies `rows` further on."""
+        row = None if self.row is None else self.row + rows
+        return InputError(self.problem, tensor=self.tensor, row=row)
+
 
 class StepError(InputError):
     """A preprocessing step refuses a value. `step` is its op."""
@@ -66,6 +71,12 @@ class StepError(InputError):
     ) -> None:
         super().__init__(f"{step}: {problem}", tensor=tensor, row=row)
         self.step = step
+
+    def moved(self, rows: int) -> "StepError":
+        """Return the same error about a row that lies `rows` further on."""
+        problem = self.problem.removeprefix(f"{self.step}: ")
+        row = None if self.row is None else self.row + rows
+        return StepError(problem, step=self.step, tensor=self.tensor, row=row)
 
 
 class OutputError(RunError):

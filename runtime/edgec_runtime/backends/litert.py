@@ -20,7 +20,7 @@ def _interpreter_module() -> Any:
         from ai_edge_litert import interpreter
     except ImportError:
         try:
-            from tflite_runtime import interpreter  # type: ignore[import-not-found, no-redef]
+            from tflite_runtime import interpreter  # type: ignore[import-not-found]
         except ImportError as error:
             raise RuntimeMissingError("litert", None, None) from error
     return interpreter
