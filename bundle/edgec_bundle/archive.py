@@ -131,17 +131,29 @@ def write_bundle(
         if name not in NEIGHBOURS:
             raise ValueError(f"expected one of {', '.join(NEIGHBOURS)}, got {name}")
         written[name] = data
-    out = Path(out_dir).absolute()
-    with _reading(out):
-        _check_replaceable(out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        fresh = out.with_name(f".{out.name[:100]}.{secrets.token_hex(6)}.tmp")
-        try:
-            _write_folder(fresh, written)
-            replace_folder(fresh, out)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-    return open_bundle(out)
+    return _save_folder(Path(out_dir), written)
+
+
+def restore_bundle(out: Path | str, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+    """Write the bundle of exactly this `manifest`, whole or not at all, and return it.
+
+    Args:
+        out: as for `write_bundle`; or the name of an .edgeb file.
+        manifest: complete.
+        files: for each role that it names the bytes that it pins.
+
+    Raises:
+        ArchiveError: bytes are missing or other than pinned, or `out` can't be written.
+    """
+    members = {MANIFEST_NAME: manifest.to_bytes()}
+    for entry in manifest.files:
+        data = files.get(entry.role)
+        if data is None or _pinned(entry.role, entry.path, data) != entry:
+            raise ArchiveError(f"expected the pinned bytes of {entry.path}, got others")
+        members[entry.path] = data
+    if Path(out).suffix == SUFFIX:
+        return _save_archive(Path(out), iter(members.items()))
+    return _save_folder(Path(out), members)
 
 
 def pack_bundle(bundle: Bundle, out: Path | str, neighbours: Sequence[str] = ()) -> Bundle:
@@ -154,7 +166,6 @@ def pack_bundle(bundle: Bundle, out: Path | str, neighbours: Sequence[str] = ())
         ArchiveError: a file is not what the manifest pins, a neighbour isn't there, or `out`
             can't be written.
     """
-    out = Path(out)
 
     def members() -> Iterator[tuple[str, bytes]]:
         yield MANIFEST_NAME, bundle.manifest_bytes
@@ -166,10 +177,28 @@ def pack_bundle(bundle: Bundle, out: Path | str, neighbours: Sequence[str] = ())
                 raise ArchiveError(f"{bundle.path}: expected a file {name}, got none")
             yield name, data
 
+    return _save_archive(Path(out), members())
+
+
+def _save_archive(out: Path, members: Iterator[tuple[str, bytes]]) -> Bundle:
     with _reading(out), replacing(out) as temporary, open(temporary, "xb") as stream:
-        write_members(stream.write, members())
+        write_members(stream.write, members)
         stream.flush()
         os.fsync(stream.fileno())
+    return open_bundle(out)
+
+
+def _save_folder(out: Path, files: Mapping[str, bytes]) -> Bundle:
+    out = out.absolute()
+    with _reading(out):
+        _check_replaceable(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        fresh = out.with_name(f".{out.name[:100]}.{secrets.token_hex(6)}.tmp")
+        try:
+            _write_folder(fresh, files)
+            replace_folder(fresh, out)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
     return open_bundle(out)
 
 

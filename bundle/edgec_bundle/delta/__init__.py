@@ -1,0 +1,25 @@
+"""Deltas: make a new file from an old one and a patch that a stranger may have written.
+
+A patch names the sha256 and size of both files; both are checked, before and after. Applying
+takes constant memory, whatever the patch says, and never writes more than the caller allows.
+
+Each format is one module with one `Format`; `patch.py` lists them, and nothing else knows them.
+The bytes are docs/reference/delta.md.
+"""
+
+from edgec_bundle.delta.header import PatchHeader, read_header
+from edgec_bundle.delta.patch import FORMATS, MAX_DIFF_BYTES, Patch, apply_patch, make_patch
+from edgec_bundle.delta.paths import Diff, diff_paths, patch_path
+
+__all__ = [
+    "FORMATS",
+    "MAX_DIFF_BYTES",
+    "Diff",
+    "Patch",
+    "PatchHeader",
+    "apply_patch",
+    "diff_paths",
+    "make_patch",
+    "patch_path",
+    "read_header",
+]
