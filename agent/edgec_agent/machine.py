@@ -253,9 +253,7 @@ def _breach(seen: Watched, policy: Probation) -> str:
 def _improbable(seen: Watched, policy: Probation) -> bool:
     """Whether a model that agrees as rarely as is allowed would seldom disagree this often."""
     p, n = 1 - policy.minimum_agreement, seen.samples
-    tail = sum(
-        math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n - seen.agreed, n + 1)
-    )
+    tail = sum(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n - seen.agreed, n + 1))
     return tail < 0.01
 
 

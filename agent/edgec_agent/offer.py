@@ -78,18 +78,11 @@ def _assigned(raw: dict[str, Any]) -> Assigned:
     return Assigned(**raw)
 
 
-def offer_of(desired: Desired, verified: VerifiedOffer, profiles: tuple[str, ...]) -> Offer:
-    """Return what `verified` asks for, with `desired`'s advice on the bytes.
-
-    Of several variants of one model, the one whose profile this device prefers is taken; a
-    variant for another profile is kept too when there is no better, to be refused by name.
-    """
-    chosen: dict[str, Assigned] = {}
-    ranks = {name: rank for rank, name in enumerate(profiles)}
-    for target in sorted(verified.targets, key=lambda t: ranks.get(t.profile, len(ranks))):
-        trusted = verified.acceptance.get(target.model)
-        chosen.setdefault(
-            target.model,
+def offer_of(desired: Desired, verified: VerifiedOffer) -> Offer:
+    """Return what `verified` asks for, with `desired`'s advice on the bytes."""
+    return Offer(
+        counter=verified.counter,
+        assigned=tuple(
             Assigned(
                 model=target.model,
                 version=target.version,
@@ -97,15 +90,19 @@ def offer_of(desired: Desired, verified: VerifiedOffer, profiles: tuple[str, ...
                 sha256=target.sha256,
                 bytes=target.bytes,
                 rollout=desired.rollouts.get(target.model),
-                acceptance=trusted
-                and Acceptance(trusted.sha256, trusted.bytes, trusted.minimum, trusted.metric),
-            ),
-        )
-    return Offer(
-        counter=verified.counter,
-        assigned=tuple(chosen[model] for model in sorted(chosen)),
+                acceptance=_acceptance(verified, target.model),
+            )
+            for target in verified.targets
+        ),
         rollbacks=tuple(sorted(verified.rollbacks)),
         patches={source.sha256: source.patches for source in desired.sources if source.patches},
         block_bytes=desired.block_bytes,
         http=desired.http,
     )
+
+
+def _acceptance(verified: VerifiedOffer, model: str) -> Acceptance | None:
+    trusted = verified.acceptance.get(model)
+    if trusted is None:
+        return None
+    return Acceptance(trusted.sha256, trusted.bytes, trusted.minimum, trusted.metric)

@@ -195,7 +195,8 @@ class AgentState:
     def set_cell(self, key: str, value: bytes) -> None:
         """Keep `value` under `key`."""
         self.rows(
-            "INSERT INTO cells VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            "INSERT INTO cells VALUES (?, ?) ON CONFLICT (key) DO UPDATE"
+            " SET value = excluded.value",
             key,
             value,
         )

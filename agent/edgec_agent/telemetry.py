@@ -65,7 +65,7 @@ def _model(served: Served) -> ModelTelemetry:
     )
 
 
-def _percentiles(latency: Latency) -> Percentiles | None:
+def _percentiles(latency: Latency | None) -> Percentiles | None:
     match latency:
         case Latency(float() as p50, float() as p95, float() as p99):
             return Percentiles(p50=p50, p95=p95, p99=p99)
