@@ -7,10 +7,14 @@ last report (a window, for telemetry).
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from edgec_bundle.histograms import Histogram
 
@@ -18,6 +22,7 @@ Failure = Literal["input", "model", "busy"]
 
 _GROWTH = math.log(1.04)  # buckets 4 % wide, so a quantile is right to within 2 %
 _FLOOR_MS = 1e-3  # anything quicker counts as one microsecond
+_PENDING = 1024  # observed values that are kept before they are counted, all at once
 _LAST = math.ceil(math.log(1e9) / _GROWTH)  # and anything slower as 1000 s
 
 
@@ -58,7 +63,7 @@ class LatencySketch:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds of one run of a model's pipeline; None where nothing ran."""
+    """Milliseconds that runs of a model's pipeline took; None where nothing ran."""
 
     p50: float | None
     p95: float | None
@@ -83,18 +88,7 @@ class Window:
     refused: int
     rows: int  # inferences: the sum of the batch sizes answered
     latency_ms: Latency
-    latency_sum_ms: float
     histograms: Mapping[str, Histogram]
-
-
-@dataclass(slots=True)
-class _Tally:
-    histograms: dict[str, Histogram]
-    start: datetime = field(default_factory=lambda: datetime.now(UTC))
-    answered: int = 0
-    rows: int = 0
-    failures: dict[Failure, int] = field(default_factory=dict)
-    latency: LatencySketch = field(default_factory=LatencySketch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,32 +103,56 @@ class Totals:
     failures: Mapping[Failure, int]
     latency_ms: Latency
     latency_sum_ms: float
+    last_ms: float  # when the last call was answered, Unix time in ms; 0: none yet
+
+
+@dataclass(slots=True)
+class _Tally:
+    start: datetime = field(default_factory=lambda: datetime.now(UTC))
+    answered: int = 0
+    rows: int = 0
+    failures: dict[Failure, int] = field(default_factory=dict)
+    latency: LatencySketch = field(default_factory=LatencySketch)
+
+    def quantiles(self) -> Latency:
+        return Latency(*(self.latency.quantile(q) for q in (0.5, 0.95, 0.99)))
 
 
 class Recorder:
     """Counts the calls of one manifest; safe to use from any thread."""
 
     def __init__(
-        self, model: str, manifest: str, version: str, edges: Mapping[str, Sequence[float]]
+        self, model: str, manifest: str, version: str, histograms: Mapping[str, Histogram]
     ) -> None:
+        """Start counting; `histograms` gives names and edges of what is observed."""
         self.model = model
         self.manifest = manifest
         self.version = version
-        self._edges = {name: tuple(values) for name, values in edges.items()}
         self._lock = threading.Lock()
-        self._total = self._fresh()
-        self._window = self._fresh()
+        self._total = _Tally()
+        self._window = _Tally()
+        self._last_ms = 0.0
+        self._empty = {name: Histogram.empty(h.edges) for name, h in histograms.items()}
+        self._histograms = dict(self._empty)
+        self._pending: dict[str, list[npt.NDArray[np.generic]]] = {}
+        self._pending_values = 0
 
-    def answered(self, rows: int, ms: float, observed: Mapping[str, Sequence[float]]) -> None:
+    def answered(
+        self, rows: int, ms: float, observed: Mapping[str, npt.NDArray[np.generic]]
+    ) -> None:
         """Count one answered call of `rows` rows that ran for `ms` milliseconds."""
         with self._lock:
+            self._last_ms = time.time() * 1e3
             for tally in (self._total, self._window):
                 tally.answered += 1
                 tally.rows += rows
                 tally.latency.add(ms)
             for name, values in observed.items():
-                if name in self._window.histograms:
-                    self._window.histograms[name].add(values)
+                if name in self._empty:
+                    self._pending.setdefault(name, []).append(values)
+                    self._pending_values += values.size
+            if self._pending_values >= _PENDING:
+                self._count_pending()
 
     def failed(self, failure: Failure) -> None:
         """Count one call that ended in `failure`."""
@@ -145,27 +163,25 @@ class Recorder:
     def window(self, *, reset: bool = False) -> Window:
         """Return what was counted since the last reset; with `reset`, start a new window."""
         with self._lock:
-            tally = self._window
-            end = datetime.now(UTC)
-            refused = tally.failures.get("input", 0)
-            failed = sum(tally.failures.values()) - refused
-            window = Window(
-                model=self.model,
-                manifest=self.manifest,
-                version=self.version,
-                start=tally.start,
-                end=end,
-                requests=tally.answered + failed + refused,
-                failed=failed,
-                refused=refused,
-                rows=tally.rows,
-                latency_ms=_latency(tally.latency),
-                latency_sum_ms=tally.latency.sum_ms,
-                histograms={name: _copy(h) for name, h in tally.histograms.items()},
-            )
+            self._count_pending()
+            tally, histograms = self._window, dict(self._histograms)
             if reset:
-                self._window = self._fresh()
-            return window
+                self._window, self._histograms = _Tally(), dict(self._empty)
+        refused = tally.failures.get("input", 0)
+        failed = sum(tally.failures.values()) - refused
+        return Window(
+            model=self.model,
+            manifest=self.manifest,
+            version=self.version,
+            start=tally.start,
+            end=datetime.now(UTC),
+            requests=tally.answered + failed + refused,
+            failed=failed,
+            refused=refused,
+            rows=tally.rows,
+            latency_ms=tally.quantiles(),
+            histograms=histograms,
+        )
 
     def totals(self) -> Totals:
         """Return the counts since this recorder was made."""
@@ -178,21 +194,13 @@ class Recorder:
                 answered=tally.answered,
                 rows=tally.rows,
                 failures=dict(tally.failures),
-                latency_ms=_latency(tally.latency),
+                latency_ms=tally.quantiles(),
                 latency_sum_ms=tally.latency.sum_ms,
+                last_ms=self._last_ms,
             )
 
-    def _fresh(self) -> _Tally:
-        return _Tally({name: _empty(edges) for name, edges in self._edges.items()})
-
-
-def _latency(sketch: LatencySketch) -> Latency:
-    return Latency(sketch.quantile(0.5), sketch.quantile(0.95), sketch.quantile(0.99))
-
-
-def _empty(edges: Sequence[float]) -> Histogram:
-    return Histogram(edges=tuple(edges), counts=(0,) * (len(edges) + 1))
-
-
-def _copy(histogram: Histogram) -> Histogram:
-    return Histogram(edges=histogram.edges, counts=tuple(histogram.counts))
+    def _count_pending(self) -> None:
+        for name, parts in self._pending.items():
+            self._histograms[name] = self._histograms[name].add(np.concatenate(parts))
+        self._pending = {}
+        self._pending_values = 0
