@@ -1,32 +1,44 @@
-"""Rate limits that hold across processes, counted in the database."""
+"""Limits on failed attempts (login, enrolment) that hold across processes: counted in the database.
+
+Only failures count, so that a thousand devices behind one address can enrol at once.
+"""
 
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from edgec_bundle.digest import sha256_hex
 from edgec_fleet.db.schema import RateWindow, utcnow
 from edgec_fleet.errors import TooManyError
 
 
-def hit(session: Session, bucket: str, *, limit: int, window_s: int) -> None:
-    """Count one attempt in `bucket`, within a writing transaction of its own.
-
-    The caller must commit even when the attempt fails afterwards, else it is not counted.
-
-    Raises TooManyError: there were `limit` attempts in this window already.
-    """
-    now = utcnow()
-    start = datetime.fromtimestamp(now.timestamp() // window_s * window_s, UTC)
-    key = bucket if len(bucket) <= 128 else sha256_hex(bucket.encode())
-    row = session.get(RateWindow, (key, start), with_for_update=True)
-    if row is None:
-        session.execute(delete(RateWindow).where(RateWindow.window_start < now - timedelta(days=1)))
-        row = RateWindow(bucket=key, window_start=start, count=0)
-        session.add(row)
-    if row.count >= limit:
-        wait_s = int((start + timedelta(seconds=window_s) - now).total_seconds()) + 1
+def check(session: Session, *buckets: str, limit: int, window_s: int) -> None:
+    """Raise TooManyError if any of `buckets` has `limit` failures in the current window."""
+    start = _window(window_s)
+    worst = session.scalar(
+        select(RateWindow.count)
+        .where(RateWindow.bucket.in_(buckets), RateWindow.window_start == start)
+        .order_by(RateWindow.count.desc())
+        .limit(1)
+    )
+    if worst is not None and worst >= limit:
+        wait_s = int((start + timedelta(seconds=window_s) - utcnow()).total_seconds()) + 1
         raise TooManyError(f"too many attempts; try again in {wait_s} s", retry_after_s=wait_s)
-    row.count += 1
+
+
+def count(session: Session, *buckets: str, window_s: int) -> None:
+    """Count one failure in each of `buckets`; windows of the day before are forgotten."""
+    start = _window(window_s)
+    session.execute(delete(RateWindow).where(RateWindow.window_start < start - timedelta(days=1)))
+    for bucket in sorted(buckets):
+        row = session.get(RateWindow, (bucket, start), with_for_update=True)
+        if row is None:
+            session.add(RateWindow(bucket=bucket, window_start=start, count=1))
+        else:
+            row.count += 1
     session.flush()
+
+
+def _window(window_s: int) -> datetime:
+    """Return when the current window of `window_s` seconds began."""
+    return datetime.fromtimestamp(utcnow().timestamp() // window_s * window_s, UTC)

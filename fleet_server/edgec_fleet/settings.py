@@ -8,7 +8,8 @@ import argparse
 import os
 import re
 import tomllib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -65,6 +66,7 @@ class Settings:
     max_upload_bytes: int = 2 * 2**30
     device_certificate_days: int = 365
     session_hours: int = 12
+    signers: Mapping[str, str] = field(default_factory=dict)  # role -> URI of a key elsewhere
 
     @property
     def database_url(self) -> str:
@@ -83,6 +85,11 @@ class Settings:
     def keys_dir(self) -> Path:
         """The folder of the CA's and the development keystore's keys."""
         return self.dir / "keys"
+
+    @property
+    def uploads_dir(self) -> Path:
+        """Where uploads lie while they are looked at."""
+        return self.dir / "uploads"
 
     @property
     def public_devices_url(self) -> str:
@@ -169,7 +176,7 @@ _ALWAYS = ("tenant", "database", "http", "devices", "mqtt", "hosts")
 _KEYS = (
     *("tenant", "database", "blobs", "http", "devices", "mqtt", "broker", "hosts"),
     *("devices_url", "mqtt_public", "max_upload_bytes", "device_certificate_days"),
-    "session_hours",
+    *("session_hours", "signers"),
 )
 
 
@@ -179,6 +186,8 @@ def _toml(value: object) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
     text = str(value)
     if any(ord(character) < 32 or ord(character) == 127 for character in text):
         raise SettingsError(f"expected printable text in {CONFIG}, got {text!r}")
@@ -198,6 +207,8 @@ def _checked(raw: dict[str, Any]) -> dict[str, Any]:
                 not isinstance(value, bool) and value > 0
             ):
                 checked[name] = value
+            case "signers", dict() if all(isinstance(uri, str) for uri in value.values()):
+                checked[name] = dict(value)
             case "tenant" | "database" | "blobs" | "broker" | "devices_url", str() if value:
                 checked[name] = value
             case _:

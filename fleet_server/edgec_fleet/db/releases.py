@@ -68,6 +68,7 @@ class Variant(Base):
 
     `manifest` is the parsed manifest, for reading and filtering only; the canonical bytes are
     the blob `manifest_sha256`. `signed` says that the current targets.json names it.
+    `measurements` came beside the bundle, unpinned and unsigned: shown, never relied upon.
     """
 
     __tablename__ = "variants"
@@ -84,6 +85,7 @@ class Variant(Base):
     manifest_bytes: Mapped[Bytes]
     target_path: Mapped[str] = mapped_column(String(512))
     manifest: Mapped[Json] = mapped_column(JsonColumn)
+    measurements: Mapped[Json | None] = mapped_column(JsonColumn)
     signed: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[Created]
 
@@ -152,19 +154,16 @@ class Patch(Base):
 class TrustMetadata(Base):
     """One TUF metadata file of a tenant's image repository, as signed.
 
-    `filename` is "<n>.root.json", "targets.json", "snapshot.json", "timestamp.json" or
-    "acceptance.json"; only root keeps its history.
+    `filename` is that of TUF's consistent snapshots: "1.root.json", "7.targets.json",
+    "timestamp.json". All versions of root are kept, of the others the last two.
     """
 
     __tablename__ = "trust_metadata"
 
     tenant: Mapped[TenantId] = mapped_column(primary_key=True)
     filename: Mapped[str] = mapped_column(String(64), primary_key=True)
-    version: Mapped[Bytes]
     data: Mapped[bytes] = mapped_column(LargeBinary)
-    sha256: Mapped[Digest]
-    expires_at: Mapped[Instant]
-    updated_at: Mapped[Created]
+    created_at: Mapped[Created]
 
 
 class TrustSet(Base):
@@ -179,5 +178,5 @@ class TrustSet(Base):
     generation: Mapped[Bytes]
     sha256: Mapped[Digest]
     bytes: Mapped[Bytes]
-    expires_at: Mapped[Instant]  # the earliest expiry of its online roles
+    expires_at: Mapped[Instant]  # of its timestamp; signed anew well before
     made_at: Mapped[Created]

@@ -203,11 +203,8 @@ def _trust_metadata() -> None:
         "trust_metadata",
         sa.Column("tenant", sa.String(63), nullable=False),
         sa.Column("filename", sa.String(64), nullable=False),
-        sa.Column("version", sa.BigInteger(), nullable=False),
         sa.Column("data", sa.LargeBinary(), nullable=False),
-        sa.Column("sha256", sa.String(64), nullable=False),
-        sa.Column("expires_at", INSTANT, nullable=False),
-        sa.Column("updated_at", INSTANT, nullable=False),
+        sa.Column("created_at", INSTANT, nullable=False),
         sa.ForeignKeyConstraint(["tenant"], ["tenants.id"], name=op.f("fk_trust_metadata_tenant")),
         sa.PrimaryKeyConstraint("tenant", "filename", name=op.f("pk_trust_metadata")),
     )
@@ -499,6 +496,7 @@ def _variants() -> None:
         sa.Column("manifest_bytes", sa.BigInteger(), nullable=False),
         sa.Column("target_path", sa.String(512), nullable=False),
         sa.Column("manifest", JSON, nullable=False),
+        sa.Column("measurements", JSON, nullable=True),
         sa.Column("signed", sa.Boolean(), nullable=False),
         sa.Column("created_at", INSTANT, nullable=False),
         sa.ForeignKeyConstraint(

@@ -1,0 +1,1 @@
+"""The registry: models, releases and their variants, acceptance sets, and their signatures."""

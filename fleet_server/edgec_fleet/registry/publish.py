@@ -1,0 +1,220 @@
+"""Publishing: bundles come in, every byte is checked, and what is signed becomes available.
+
+A publication is all variants of one release at once. It can be repeated: equal bundles change
+nothing, a bundle for a new profile adds a variant, other bytes under the same name are refused.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from edgec_bundle import strict_json
+from edgec_bundle.archive import Bundle, open_bundle
+from edgec_bundle.manifest import Manifest, target_path
+from edgec_fleet import audit, blobs
+from edgec_fleet.db.schema import Model, Release, Variant, VariantFile, new_id, utcnow
+from edgec_fleet.errors import ConflictError, RefusedError
+from edgec_fleet.registry import mirror, releases, trust_state
+from edgec_fleet.server import Server
+
+MAXIMUM_VARIANTS = 64
+MAXIMUM_MEASUREMENTS_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What became of it: the release, and the command that signs it if it is not signed."""
+
+    release: Release
+    sign_with: str | None
+
+
+def publish(
+    server: Server,
+    session: Session,
+    tenant: str,
+    paths: Sequence[Path],
+    targets: bytes | None,
+    by: audit.Actor,
+    actor_id: str | None = None,
+    server_url: str = "URL",
+) -> Publication:
+    """Take the bundles at `paths` (.edgeb files or folders) as one release.
+
+    Args:
+        server: stores the blobs, and signs if it holds the release key and `targets` is None.
+        session: a writing transaction.
+        tenant: whose release it becomes.
+        paths: one bundle per profile, of one model and version.
+        targets: a finished targets.json, signed elsewhere, that lists the bundles.
+        by: who publishes, for the audit trail.
+        actor_id: the same as a row of `actors`, if it is one.
+        server_url: for the command in `Publication.sign_with`.
+
+    Raises:
+        BundleError: a bundle is malformed or its files are not the pinned ones; `targets` is
+            not acceptable.
+        RefusedError: the bundles are not one release.
+        ConflictError: the version or number was released before with other bytes.
+    """
+    bundles = _checked(paths)
+    release = _release_row(session, tenant, bundles[0].manifest, actor_id)
+    for bundle in bundles:
+        _add_variant(server, session, tenant, release, bundle)
+    session.flush()
+    session.refresh(release, ["variants"])
+    audit.record(
+        session,
+        tenant,
+        by,
+        "release.publish",
+        "release",
+        f"{release.model}/{release.version}",
+        manifests={bundle.manifest.profile: bundle.digest for bundle in bundles},
+    )
+    _sign(server, session, tenant, release, bundles, targets, by)
+    unsigned = any(not variant.signed for variant in release.variants)
+    return Publication(release, releases.how_to_sign(server_url) if unsigned else None)
+
+
+def _checked(paths: Sequence[Path]) -> list[Bundle]:
+    """Return the bundles with every pinned byte verified, of one release, one per profile."""
+    if not 0 < len(paths) <= MAXIMUM_VARIANTS:
+        raise RefusedError(f"expected 1 to {MAXIMUM_VARIANTS} bundles, got {len(paths)}")
+    bundles = [open_bundle(path) for path in paths]
+    for bundle in bundles:
+        bundle.verify()
+    names = {(b.manifest.model, b.manifest.version, b.manifest.release) for b in bundles}
+    if len(names) > 1:
+        found = ", ".join(f"{model} {version} ({n})" for model, version, n in sorted(names))
+        raise RefusedError(f"expected variants of one release, got {found}")
+    profiles = [bundle.manifest.profile for bundle in bundles]
+    if len(set(profiles)) < len(profiles):
+        raise RefusedError("expected one bundle per profile, got several for the same")
+    return bundles
+
+
+def _release_row(
+    session: Session, tenant: str, manifest: Manifest, actor_id: str | None
+) -> Release:
+    """Return the row of the manifest's release, a new one unless it is there already."""
+    if session.get(Model, (tenant, manifest.model)) is None:
+        session.add(Model(tenant=tenant, name=manifest.model))
+        session.flush()
+    release = releases.find_release(session, tenant, manifest.model, manifest.version)
+    if release is not None:
+        if release.number != manifest.release:
+            raise ConflictError(
+                f"{manifest.model} {manifest.version} has release number {release.number}, "
+                f"this bundle says {manifest.release}"
+            )
+        return release
+    other = session.scalar(
+        select(Release.version).where(
+            Release.tenant == tenant,
+            Release.model == manifest.model,
+            Release.number == manifest.release,
+        )
+    )
+    if other is not None:
+        raise ConflictError(
+            f"release number {manifest.release} of {manifest.model} is version {other}; "
+            "compile with a higher --release"
+        )
+    release = Release(
+        id=new_id(),
+        tenant=tenant,
+        model=manifest.model,
+        version=manifest.version,
+        number=manifest.release,
+        state="unsigned",
+        created_at=utcnow(),
+        created_by=actor_id,
+    )
+    session.add(release)
+    session.flush()
+    return release
+
+
+def _add_variant(
+    server: Server, session: Session, tenant: str, release: Release, bundle: Bundle
+) -> None:
+    """Store the bundle's bytes and rows; nothing to do if this very bundle is there."""
+    manifest = bundle.manifest
+    for variant in session.scalars(select(Variant).where(Variant.release_id == release.id)):
+        if variant.profile == manifest.profile:
+            if variant.manifest_sha256 != bundle.digest:
+                raise ConflictError(
+                    f"{manifest.model} {manifest.version} for {manifest.profile} was published "
+                    "before with other bytes; give it a new version"
+                )
+            return
+    blobs.put(session, server.store, tenant, bundle.manifest_bytes, "manifest")
+    variant = Variant(
+        id=new_id(),
+        tenant=tenant,
+        release_id=release.id,
+        profile=manifest.profile,
+        manifest_sha256=bundle.digest,
+        manifest_bytes=len(bundle.manifest_bytes),
+        target_path=target_path(manifest),
+        manifest=json.loads(bundle.manifest_bytes),
+        measurements=_measurements(bundle),
+    )
+    session.add(variant)
+    session.flush()
+    shipped = {entry.role for entry in manifest.shipped()}
+    for entry in manifest.files:
+        blobs.put(session, server.store, tenant, bundle.read(entry.role), "file")
+        session.add(
+            VariantFile(
+                variant_id=variant.id,
+                role=entry.role,
+                tenant=tenant,
+                path=entry.path,
+                sha256=entry.sha256,
+                bytes=entry.bytes,
+                shipped=entry.role in shipped,
+            )
+        )
+
+
+def _measurements(bundle: Bundle) -> Any:
+    """Return measurements.json from beside the bundle if it is a sensible JSON object."""
+    payload = bundle.neighbour("measurements.json")
+    if payload is None:
+        return None
+    try:
+        found = strict_json.loads(payload, max_bytes=MAXIMUM_MEASUREMENTS_BYTES)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _sign(
+    server: Server,
+    session: Session,
+    tenant: str,
+    release: Release,
+    bundles: Sequence[Bundle],
+    targets: bytes | None,
+    by: audit.Actor,
+) -> None:
+    """Bring the new variants into force, by `targets`, as listed already, or with our own key."""
+    repository = trust_state.repository_of(session, tenant)
+    if targets is not None and targets != repository.targets_bytes:
+        trust_state.accept_targets(server, session, tenant, targets)
+        repository = trust_state.repository_of(session, tenant)
+    mirror.targets(session, tenant, repository.targets, utcnow())
+    unsigned = [variant.profile for variant in release.variants if not variant.signed]
+    if targets is not None:
+        sent = {bundle.manifest.profile for bundle in bundles}
+        if missing := sorted(sent.intersection(unsigned)):
+            raise RefusedError(f"the targets.json does not list the bundles for {missing}")
+    elif unsigned and release.state != "withdrawn" and server.keystore(tenant).holds("targets"):
+        releases.sign(server, session, release, by)
