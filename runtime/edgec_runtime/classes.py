@@ -137,22 +137,28 @@ def agreement_by_row(
     """
     head = head_of(manifest)
     if head is not None:
-        return _share(predicted(head, one), predicted(head, other))
+        return share(predicted(head, one), predicted(head, other))
+    return values_agree(one, other)
+
+
+def share(one: Array, other: Array) -> Array:
+    """Return per row the share of equal places, float64 [N]; 0 where the shapes differ."""
+    if one.shape != other.shape:
+        return np.zeros(len(one))
+    equal: Array = (one == other).reshape(len(one), -1).mean(axis=1)
+    return equal
+
+
+def values_agree(one: Mapping[str, Array], other: Mapping[str, Array]) -> Array:
+    """Return 1 or 0 per row: whether outputs that are no classes agree. float64 [N]."""
     agreed = np.ones(len(next(iter(one.values()))))
     for name, value in one.items():
         against = other[name]
         if value.shape == against.shape and value.dtype.kind == "f":
             agreed *= _near(value, against)
         else:
-            agreed *= _share(value, against) == 1
+            agreed *= share(value, against) == 1
     return agreed
-
-
-def _share(one: Array, other: Array) -> Array:
-    if one.shape != other.shape:
-        return np.zeros(len(one))
-    share: Array = (one == other).reshape(len(one), -1).mean(axis=1)
-    return share
 
 
 def _near(one: Array, other: Array) -> Array:

@@ -13,7 +13,7 @@ from edgec_bundle.manifest import Step as RawStep
 from edgec_bundle.manifest import TensorSpec
 from edgec_runtime.errors import InputError, OutputError, SpecError, StepError
 from edgec_runtime.session import Array
-from edgec_runtime.steps import POSTPROCESSING, PREPROCESSING, Step, parse_step
+from edgec_runtime.steps import POSTPROCESSING, PREPROCESSING, ArrayStep, Step, parse_step
 from edgec_runtime.steps._checks import require_finite
 from edgec_runtime.steps._params import Misfit
 from edgec_runtime.steps.decision import TopK
@@ -27,7 +27,7 @@ class Preprocessing:
     """The way from public inputs to what the model is fed, per input."""
 
     inputs: tuple[TensorSpec, ...]
-    chains: Mapping[str, tuple[Step, ...]]
+    chains: Mapping[str, tuple[ArrayStep, ...]]
 
     @classmethod
     def parse(cls, inputs: Sequence[TensorSpec], steps: Sequence[RawStep]) -> "Preprocessing":
@@ -37,7 +37,7 @@ class Preprocessing:
             UnsupportedError: a step is not known.
             SpecError: a step is malformed, or acts on no input.
         """
-        chains: dict[str, list[Step]] = {spec.name: [] for spec in inputs}
+        chains: dict[str, list[ArrayStep]] = {spec.name: [] for spec in inputs}
         for number, raw in enumerate(steps, 1):
             where = f"preprocessing step {number}"
             step, named = parse_step(raw, PREPROCESSING, where, "input")
@@ -45,12 +45,12 @@ class Preprocessing:
             if isinstance(step, DecodeImage) and chain:
                 raise SpecError(f"{where}: decode_image must be the input's first step")
             chain.append(step)
+        parsed = cls(tuple(inputs), {name: tuple(chain) for name, chain in chains.items()})
         for spec in inputs:
             _check_spec(spec, "input")
-            first = chains[spec.name][:1]
-            if spec.dtype == "bytes" and not (first and isinstance(first[0], DecodeImage)):
+            if spec.dtype == "bytes" and parsed._decoder(spec.name) is None:
                 raise SpecError(f"input '{spec.name}' is bytes, but its first step decodes nothing")
-        return cls(tuple(inputs), {name: tuple(chain) for name, chain in chains.items()})
+        return parsed
 
     def count(self, inputs: Mapping[str, RawInput]) -> int:
         """Return how many rows `inputs` holds, having checked names, dtypes and shapes.
@@ -85,8 +85,9 @@ class Preprocessing:
         """Return one input as raw arrays: encoded images decoded, one [1, H, W, C] per row."""
         if isinstance(value, np.ndarray):
             return [value]
-        decoder = self.chains[name][0]
-        assert isinstance(decoder, DecodeImage)  # noqa: S101  `count` has checked it
+        decoder = self._decoder(name)
+        if decoder is None:
+            raise InputError("expected an array, got encoded files", tensor=name)
         images = []
         for row, encoded in enumerate(value):
             try:
@@ -96,6 +97,10 @@ class Preprocessing:
                     misfit.problem, step=decoder.op, tensor=name, row=row
                 ) from misfit.__cause__
         return images
+
+    def _decoder(self, name: str) -> DecodeImage | None:
+        first = self.chains[name][:1]
+        return first[0] if first and isinstance(first[0], DecodeImage) else None
 
     def _rows(self, spec: TensorSpec, value: RawInput) -> int:
         if not isinstance(value, np.ndarray):
@@ -113,8 +118,7 @@ class Preprocessing:
         return len(value)
 
     def _check_encoded(self, spec: TensorSpec, value: object) -> None:
-        chain = self.chains[spec.name]
-        decodes = bool(chain) and isinstance(chain[0], DecodeImage)
+        decodes = self._decoder(spec.name) is not None
         if not isinstance(value, Sequence) or isinstance(value, str | bytes):
             what = "an array or a list of encoded files" if decodes else "an array"
             raise InputError(f"expected {what}, got {type(value).__name__}", tensor=spec.name)
@@ -142,7 +146,9 @@ class Preprocessing:
         return np.concatenate(done)
 
 
-def _chain(name: str, steps: tuple[Step, ...], batch: Array, offset: int, *, nulls: bool) -> Array:
+def _chain(
+    name: str, steps: tuple[ArrayStep, ...], batch: Array, offset: int, *, nulls: bool
+) -> Array:
     """Run `steps` over `batch`, whose first row is the input's row `offset`."""
     op = "input"
     try:
@@ -150,7 +156,6 @@ def _chain(name: str, steps: tuple[Step, ...], batch: Array, offset: int, *, nul
             require_finite(batch)
         for step in steps:
             op = step.op
-            assert not isinstance(step, TopK)  # noqa: S101  only in POSTPROCESSING
             batch = step.apply(batch)
         require_finite(batch)
     except Misfit as misfit:

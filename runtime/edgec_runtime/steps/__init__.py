@@ -7,7 +7,7 @@ implementation can be held to, is docs/reference/preprocessing.md.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from edgec_runtime.errors import UnsupportedError
 from edgec_runtime.session import Array
@@ -27,13 +27,14 @@ class ArrayStep(Protocol):
 
 
 Step = ArrayStep | decision.TopK
+_S = TypeVar("_S")
 
-_BOTH: dict[str, Callable[[Params], Step]] = {
+_BOTH: dict[str, Callable[[Params], ArrayStep]] = {
     "layout": shape.Layout.parse,
     "cast": numeric.Cast.parse,
     "scale": numeric.Scale.parse,
 }
-PREPROCESSING: dict[str, Callable[[Params], Step]] = {
+PREPROCESSING: dict[str, Callable[[Params], ArrayStep]] = {
     "decode_image": image.DecodeImage.parse,
     "resize": image.Resize.parse,
     "crop": image.Crop.parse,
@@ -55,8 +56,8 @@ OPS = frozenset(PREPROCESSING) | frozenset(POSTPROCESSING)
 
 
 def parse_step(
-    raw: Mapping[str, Any], known: Mapping[str, Callable[[Params], Step]], where: str, owner: str
-) -> tuple[Step, str | None]:
+    raw: Mapping[str, Any], known: Mapping[str, Callable[[Params], _S]], where: str, owner: str
+) -> tuple[_S, str | None]:
     """Return the step that `raw` describes, and the tensor that it names under `owner`.
 
     Args:

@@ -171,7 +171,8 @@ class Standardize:
             table = np.where(np.isnan(table), np.array(self.fill), table)
         _checks.require_finite(table)
         with np.errstate(over="ignore"):
-            result = ((table - np.array(self.mean)) / np.array(self.std)).astype(np.float32)
+            scaled = (table - np.array(self.mean)) / np.array(self.std)
+            result: Array = scaled.astype(np.float32)
         _checks.require_finite(result)
         return result
 
