@@ -8,7 +8,14 @@ The bytes are docs/reference/delta.md.
 """
 
 from edgec_bundle.delta.header import PatchHeader, read_header
-from edgec_bundle.delta.patch import FORMATS, MAX_DIFF_BYTES, Patch, apply_patch, make_patch
+from edgec_bundle.delta.patch import (
+    FORMATS,
+    MAX_DIFF_BYTES,
+    Patch,
+    apply_patch,
+    make_patch,
+    make_patch_as,
+)
 from edgec_bundle.delta.paths import Diff, diff_paths, patch_path
 
 __all__ = [
@@ -20,6 +27,7 @@ __all__ = [
     "apply_patch",
     "diff_paths",
     "make_patch",
+    "make_patch_as",
     "patch_path",
     "read_header",
 ]
