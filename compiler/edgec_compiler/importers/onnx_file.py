@@ -1,0 +1,146 @@
+"""Reads an ONNX file into checked, plain values: what may be wrong with the file is found here."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
+
+from edgec_compiler.errors import ModelFileError, UnsupportedOperatorError
+from edgec_compiler.importers.onnx_dtypes import numpy_dtype, type_name
+from edgec_compiler.importers.shapes import Shapes, fixed_shape, refuse_unknown
+from edgec_compiler.source import Operator
+from edgec_runtime.session import ModelTensor
+
+MIN_OPSET = 7
+MAX_OPSET = onnx.defs.onnx_opset_version()
+_OWN_DOMAINS = ("", "ai.onnx")
+
+
+def read_onnx(path: Path) -> tuple[onnx.ModelProto, str, int]:
+    """Return the model with its external data, and the sha256 and size of all that was read.
+
+    Raises:
+        ModelFileError: not an ONNX file, damaged, too old, or too new.
+    """
+    payload = path.read_bytes()
+    try:
+        model = onnx.ModelProto.FromString(payload)
+    except DecodeError as error:
+        raise ModelFileError(f"{path}: not an ONNX file, or a damaged one") from error
+    if not model.graph.node or not model.graph.output:
+        raise ModelFileError(f"{path}: not an ONNX file, or one without operators")
+    digest, size = hashlib.sha256(payload), len(payload)
+    for data in _external_files(model, path):
+        digest.update(data)
+        size += len(data)
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (ValueError, OSError, onnx.checker.ValidationError) as error:
+        raise ModelFileError(f"{path}: external data: {str(error).splitlines()[0]}") from error
+    opset = opset_of(model)
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise ModelFileError(
+            f"{path}: opset {opset}; supported are {MIN_OPSET} to {MAX_OPSET}: "
+            f"export the model again, or convert it with onnx.version_converter"
+        )
+    return model, digest.hexdigest(), size
+
+
+def _external_files(model: onnx.ModelProto, path: Path) -> list[bytes]:
+    """Return the external data files in name order; they must lie in the model's folder."""
+    names = {
+        entry.value
+        for tensor in model.graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    found = []
+    for name in sorted(names):
+        place = (path.parent / name).resolve()
+        if not place.is_relative_to(path.parent.resolve()):
+            raise ModelFileError(f"{path}: external data '{name}' lies outside the model's folder")
+        try:
+            found.append(place.read_bytes())
+        except OSError as error:
+            raise ModelFileError(f"{path}: external data '{name}' cannot be read") from error
+    return found
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the version of ONNX's own operators that the model is written in."""
+    for entry in model.opset_import:
+        if entry.domain in _OWN_DOMAINS:
+            return int(entry.version)
+    return 1
+
+
+def inputs_of(model: onnx.ModelProto, shapes: Shapes) -> tuple[ModelTensor, ...]:
+    """Return the model's inputs with static shapes. Raises UsageError, ModelFileError."""
+    known = {tensor.name for tensor in model.graph.initializer}
+    declared = [value for value in model.graph.input if value.name not in known]
+    refuse_unknown(shapes, [value.name for value in declared])
+    return tuple(_input(value, shapes) for value in declared)
+
+
+def _input(value: onnx.ValueInfoProto, shapes: Shapes) -> ModelTensor:
+    if not value.type.HasField("tensor_type"):
+        raise ModelFileError(f"input '{value.name}' is not a tensor, which is not supported")
+    tensor = value.type.tensor_type
+    dtype = numpy_dtype(tensor.elem_type)
+    if dtype is None:
+        raise ModelFileError(f"input '{value.name}' has element type {type_name(tensor.elem_type)}")
+    if not tensor.HasField("shape"):
+        if value.name not in shapes:
+            raise ModelFileError(f"input '{value.name}' has no shape: give it with --shape")
+        return ModelTensor(value.name, dtype.name, shapes[value.name])
+    dims = [
+        d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim
+    ]
+    return ModelTensor(value.name, dtype.name, fixed_shape(value.name, dims, shapes))
+
+
+def operators_of(model: onnx.ModelProto) -> tuple[Operator, ...]:
+    """Return the graph's own nodes, in file order."""
+    return tuple(
+        Operator(index, node.op_type, node.output[0] if node.output else "")
+        for index, node in enumerate(model.graph.node)
+    )
+
+
+def array_of(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
+    """Return the values of an ONNX tensor.
+
+    Raises:
+        UnsupportedOperatorError: the element type has no counterpart in torch.
+        ModelFileError: the data does not fill the shape.
+    """
+    if numpy_dtype(tensor.data_type) is None:
+        raise UnsupportedOperatorError(
+            "Constant", tensor.name, f"element type {type_name(tensor.data_type)}"
+        )
+    try:
+        return np.array(numpy_helper.to_array(tensor))  # a writable copy
+    except (ValueError, TypeError) as error:
+        raise ModelFileError(f"tensor '{tensor.name}': its data does not fill its shape") from error
+
+
+def attributes_of(attributes: Sequence[onnx.AttributeProto]) -> dict[str, Any]:
+    """Return attributes as int, float, str, list, numpy array or GraphProto, by name."""
+    return {attribute.name: _attribute(attribute) for attribute in attributes}
+
+
+def _attribute(attribute: onnx.AttributeProto) -> Any:
+    value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, onnx.TensorProto):
+        return array_of(value)
+    if isinstance(value, onnx.GraphProto | onnx.SparseTensorProto | int | float):
+        return value
+    return [item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in value]

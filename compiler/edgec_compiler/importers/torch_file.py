@@ -1,0 +1,189 @@
+"""PyTorch models: exported programs (.pt2), and FILE.py:factory. Nothing is ever unpickled."""
+
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgec_compiler.errors import CompilerError, ModelFileError, UsageError
+from edgec_compiler.importers.shapes import Shapes, fixed_shape, refuse_unknown
+from edgec_compiler.source import Operator, SourceModel
+from edgec_runtime.session import ModelTensor
+
+_MAX_INDEX_BYTES = 256 << 20
+
+
+def import_program(path: Path, shapes: Shapes) -> SourceModel:
+    """Return the exported program in a .pt2 file.
+
+    Raises:
+        ModelFileError: not such a file, damaged, or one with pickled parts.
+        UsageError: a free axis needs --shape.
+    """
+    payload = path.read_bytes()
+    _refuse_pickles(path, payload)
+    # torch itself would fall back to unpickling the example inputs, which nobody needs.
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    try:
+        program = torch.export.load(io.BytesIO(payload))
+    except Exception as error:  # torch's loader raises whatever its parts raise
+        raise ModelFileError(f"{path}: torch cannot load it: {_brief(error)}") from error
+    names = list(program.graph_signature.user_inputs)
+    placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    refuse_unknown(shapes, [str(name) for name in names])
+    example = [_example(str(name), placeholders[str(name)].meta["val"], shapes) for name in names]
+    digest = hashlib.sha256(payload).hexdigest()
+    module = program.module(check_guards=False)
+    return describe(module, example, [str(name) for name in names], path.stem, digest, len(payload))
+
+
+def import_factory(path: Path, factory: str, shapes: Shapes) -> SourceModel:
+    """Return what the function `factory` in the Python file `path` makes: (module, inputs).
+
+    Raises:
+        ModelFileError: the file has no such function, or it returns something else.
+    """
+    refuse_unknown(shapes, [])
+    made = _call_factory(path, factory)
+    if isinstance(made, nn.Module) and isinstance(getattr(made, "example_inputs", None), tuple):
+        made = (made, made.example_inputs)
+    match made:
+        case (nn.Module() as module, (*inputs,)) if all(
+            isinstance(x, torch.Tensor) for x in inputs
+        ):
+            pass
+        case _:
+            raise ModelFileError(
+                f"{path}:{factory} must return (module, (example input, ...)): "
+                f"got {type(made).__name__}"
+            )
+    module = module.eval()
+    names = [f"input_{i}" for i in range(len(inputs))] if len(inputs) > 1 else ["input"]
+    digest, size = hashlib.sha256(path.read_bytes()), 0
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        digest.update(raw)
+        size += len(raw)
+    return describe(module, list(inputs), names, path.stem, digest.hexdigest(), size)
+
+
+def describe(
+    module: nn.Module,
+    example: list[torch.Tensor],
+    names: list[str],
+    name: str,
+    sha256: str,
+    size: int,
+) -> SourceModel:
+    """Return `module` as a source model; it is run once to learn its outputs.
+
+    Raises:
+        ModelFileError: it fails on the example, or returns something else than tensors.
+    """
+    try:
+        with torch.no_grad():
+            made = module(*example)
+            program = torch.export.export(module, tuple(example))
+    except Exception as error:  # the user's own code runs here
+        raise ModelFileError(f"the module fails on its example input: {_brief(error)}") from error
+    results = list(made) if isinstance(made, tuple | list) else [made]
+    if not results or not all(isinstance(one, torch.Tensor) for one in results):
+        raise ModelFileError("the module must return a tensor or a tuple of tensors")
+    outputs = ["output"] if len(results) == 1 else [f"output_{i}" for i in range(len(results))]
+    return SourceModel(
+        format="torch",
+        name=name,
+        sha256=sha256,
+        bytes=size,
+        inputs=tuple(_tensor(n, x) for n, x in zip(names, example, strict=True)),
+        outputs=tuple(_tensor(n, x) for n, x in zip(outputs, results, strict=True)),
+        operators=_operators(program),
+        module=program.module(check_guards=False),
+        payload=None,
+    )
+
+
+def _operators(program: torch.export.ExportedProgram) -> tuple[Operator, ...]:
+    calls = [node for node in program.graph.nodes if node.op == "call_function"]
+    return tuple(
+        Operator(index, str(node.target).removesuffix(".default"), node.name)
+        for index, node in enumerate(calls)
+    )
+
+
+def _tensor(name: str, value: torch.Tensor) -> ModelTensor:
+    return ModelTensor(name, str(value.dtype).removeprefix("torch."), tuple(value.shape))
+
+
+def _example(name: str, value: Any, shapes: Shapes) -> torch.Tensor:
+    if not isinstance(value, torch.Tensor):
+        raise ModelFileError(f"input '{name}' is {type(value).__name__}, not a tensor")
+    declared: Sequence[int | str] = [s if isinstance(s, int) else str(s) for s in value.shape]
+    shape = fixed_shape(name, declared, shapes)
+    if value.is_floating_point():
+        return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(value.dtype)
+    return torch.zeros(shape, dtype=value.dtype)
+
+
+def _refuse_pickles(path: Path, payload: bytes) -> None:
+    """Refuse archives that torch would unpickle: a pickle can run any code."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(payload)) as archive:
+            members = {info.filename: info.file_size for info in archive.infolist()}
+            indices = [
+                n for n in members if n.endswith(("_weights_config.json", "_constants_config.json"))
+            ]
+            if any(n.endswith("data.pkl") for n in members) or not indices:
+                raise ModelFileError(pickled_message(path))
+            for name in indices:
+                if members[name] > _MAX_INDEX_BYTES:
+                    raise ModelFileError(f"{path}: {name} is too large")
+                config = json.loads(archive.read(name))["config"]
+                if any(entry.get("use_pickle") for entry in config.values()):
+                    raise ModelFileError(pickled_message(path))
+    except (zipfile.BadZipFile, ValueError, KeyError, AttributeError, TypeError, OSError) as error:
+        raise ModelFileError(f"{path}: not an exported program, or a damaged one") from error
+
+
+def pickled_message(path: Path) -> str:
+    """Return the refusal of pickled modules, with the way out."""
+    return (
+        f"{path}: holds a pickled module, which can run any code when it is opened, so it is never "
+        "unpickled. Save it as torch.export.save(torch.export.export(model.eval(), inputs), "
+        "'model.pt2'), or name a Python file and function: model.py:factory"
+    )
+
+
+def _call_factory(path: Path, factory: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"_edgec_factory_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent.resolve()))  # the file's own neighbours
+    try:
+        spec.loader.exec_module(module)
+        call = getattr(module, factory, None)
+        if not callable(call):
+            raise ModelFileError(f"{path}: has no function '{factory}'")
+        return call()
+    except CompilerError:
+        raise
+    except Exception as error:  # the user's own code runs here
+        raise ModelFileError(f"{path}:{factory} fails: {_brief(error)}") from error
+    finally:
+        sys.path.remove(str(path.parent.resolve()))
+
+
+def _brief(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

@@ -1,0 +1,51 @@
+"""A model as it was imported: one torch module and the facts of the file that it came from."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from edgec_runtime.session import ModelTensor
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One operator of the source, counted and ordered as the source itself does."""
+
+    index: int
+    op: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceModel:
+    """What an importer makes. Every shape is static; axis 0 is the batch.
+
+    `module` is in evaluation mode and takes the inputs in order; it is None for a TFLite file,
+    which enters behind the graph passes. `payload` is what the source's own runtime loads (ONNX
+    or TFLite bytes); None for a torch program, whose runtime is torch.
+    """
+
+    format: str  # "onnx" | "torch" | "tflite"
+    name: str  # of the file, without suffix
+    sha256: str  # of the file, external data included
+    bytes: int
+    inputs: tuple[ModelTensor, ...]
+    outputs: tuple[ModelTensor, ...]
+    operators: tuple[Operator, ...]
+    module: nn.Module | None
+    payload: bytes | None
+
+    def example(self, seed: int = 0) -> tuple[Any, ...]:
+        """Return deterministic tensors of the inputs' shapes and dtypes: small, not all equal."""
+        import torch
+
+        draw = torch.Generator().manual_seed(seed)
+        made: list[torch.Tensor] = []
+        for tensor in self.inputs:
+            dtype = getattr(torch, tensor.dtype)
+            if dtype.is_floating_point:
+                made.append(torch.rand(tensor.shape, generator=draw).to(dtype))
+            else:
+                made.append(torch.randint(0, 2, tensor.shape, generator=draw).to(dtype))
+        return tuple(made)
