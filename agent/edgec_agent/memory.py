@@ -1,12 +1,10 @@
 """What the process asks of, and gives back to, the system's memory."""
 
 import ctypes
-import logging
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-
-logger = logging.getLogger(__name__)
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -60,3 +58,12 @@ def _cgroup_available() -> int | None:
     except (OSError, ValueError, StopIteration):
         return None
     return None if limit == "max" else max(0, int(limit) - used)
+
+
+def resident_bytes() -> int | None:
+    """Return how much memory this process has, or None if the system does not say."""
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None
