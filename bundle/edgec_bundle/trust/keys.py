@@ -96,6 +96,8 @@ def load_signer(uri: str, secrets: Callable[[str], str] | None = None) -> Signer
     if ":" not in location:
         location = f"{CryptoSigner.SCHEME}:{location}"
     scheme, _, rest = location.partition(":")
+    if not rest:
+        raise TrustError(f"expected the path or URI of a private key, got {uri!r}")
     if not public and scheme != CryptoSigner.SCHEME:
         raise TrustError(f"key {uri}: expected #PATH of the public key's JSON at its end")
     key = load_public(Path(public) if public else public_path(Path(rest)))
