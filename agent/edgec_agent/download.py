@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edgec_agent.config import Transfer
-from edgec_agent.errors import AgentError, CorruptBlobError, FetchError, NotOfferedError
+from edgec_agent.errors import (
+    AgentError,
+    CorruptBlobError,
+    FetchError,
+    NotOfferedError,
+    OfflineError,
+)
 from edgec_agent.interrupt import Interrupt
 from edgec_agent.machine import backoff_s
 from edgec_bundle.errors import BlobBusyError, DigestMismatchError
@@ -64,10 +70,6 @@ class Fetched:
     sources: tuple[str, ...] = ()
 
 
-class OfflineError(FetchError):
-    """There is no way to any source now. Waiting for one is no failure."""
-
-
 class Downloader:
     """Fetches blobs into `store`, one at a time."""
 
@@ -97,6 +99,13 @@ class Downloader:
         if size > self._config.largest_bytes:
             raise FetchError(f"a blob of {size} bytes is larger than this device takes")
         turns = _Turns(list(sources), self._config.rounds)
+        try:
+            return self._fetch(sha256, size, block_bytes, turns)
+        except FetchError as error:
+            error.progressed = turns.came
+            raise
+
+    def _fetch(self, sha256: str, size: int, block_bytes: int, turns: "_Turns") -> Fetched:
         for _ in range(_CORRUPT_LIMIT):
             with self._partial(sha256, size, block_bytes) as partial:
                 self._fill(partial, turns)
@@ -148,6 +157,7 @@ class _Turns:
         self._fruitless = 0
         self._failures: dict[str, SourceError] = {}
         self.used: set[str] = set()
+        self.came = False  # whether any block came
 
     def source(self) -> BlockSource:
         """Return the source whose turn it is: the last one, until it fails."""
@@ -163,6 +173,7 @@ class _Turns:
         """Note that a block came."""
         self._fruitless = 0
         self._failures.clear()
+        self.came = True
 
     def fail(self, error: SourceError) -> float:
         """Note that the source has no more for now; return how long to pause. Raises FetchError."""

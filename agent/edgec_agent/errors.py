@@ -16,6 +16,7 @@ AgentError
 ├── EnrolmentError             the server, or its proof, is not the one the token names
 ├── NetworkError               a server cannot be reached, or answers nonsense
 ├── FetchError                 a blob cannot be fetched now: worth another try later
+│   ├── OfflineError           there is no way to any source: to wait for one is no failure
 │   ├── NotOfferedError        every way to it says that it is not there
 │   └── CorruptBlobError       what came is, again and again, not what was asked for
 └── InterruptedWorkError       something more urgent came; what was done so far is kept
@@ -38,7 +39,7 @@ class InvalidInputError(RequestError):
     """One input is wrong; the message names it."""
 
     def __init__(self, name: str, problem: str) -> None:
-        super().__init__(f'input "{name}": {problem}')
+        super().__init__(f"input '{name}': {problem}")
         self.name = name
         self.problem = problem
 
@@ -48,9 +49,9 @@ class UnknownModelError(ServingError):
 
     def __init__(self, model: str, *, version: str | None = None, serving: str | None = None):
         if serving is None:
-            text = f'model "{model}" is not served here'
+            text = f"model '{model}' is not served here"
         else:
-            text = f'model "{model}" is served in version {serving}, not {version}'
+            text = f"model '{model}' is served in version {serving}, not {version}"
         super().__init__(text)
         self.model = model
         self.version = version
@@ -97,7 +98,17 @@ class NetworkError(AgentError):
 
 
 class FetchError(AgentError):
-    """A blob cannot be fetched now; another try later may succeed."""
+    """A blob cannot be fetched now; another try later may succeed.
+
+    Attributes:
+        progressed: some of it came before the end, and is kept.
+    """
+
+    progressed = False
+
+
+class OfflineError(FetchError):
+    """There is no way to any source now; to wait for one is no failure."""
 
 
 class NotOfferedError(FetchError):

@@ -1,0 +1,401 @@
+"""What is being served, and how one model takes the place of another.
+
+The database says which model shall serve, the host which one does. Towards a new model the
+database goes first (a kill in between boots into its probation); away from a bad one the host goes
+first (the device must answer rightly even if nothing can be written any more).
+"""
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from edgec_agent import memory
+from edgec_agent.errors import ConfigError, ModelLoadError
+from edgec_agent.machine import Judgement, Phase, Probation, Verdict, judge
+from edgec_agent.parts import Parts
+from edgec_agent.serving import Serving
+from edgec_agent.state import Slots, Update
+from edgec_agent.trial import Trial, evidence_of
+from edgec_bundle.errors import BundleError
+from edgec_bundle.manifest import Manifest
+from edgec_bundle.messages import Deployed
+from edgec_runtime.selftest import run_selftest
+
+logger = logging.getLogger(__name__)
+
+_UNUSABLE = (ModelLoadError, BundleError)
+_LOADED = 2  # a loaded model takes about this many times its file
+_LOADED_IN = (Phase.STAGED, Phase.SHADOW, Phase.PROBATION)  # phases that load the candidate here
+_DRAIN_S = 30.0
+
+
+class Service:
+    """Executes everything that touches serving: boot, swap, shadow, probation, the way back."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._trials: dict[str, Trial] = {}
+
+    # -- boot --------------------------------------------------------------------------------
+
+    def boot(self) -> None:
+        """Serve what was served before; a model that can't be is replaced by its predecessor."""
+        for model in self._parts.state.models():
+            slots = self._parts.state.slots(model)
+            if slots.active is not None:
+                self._boot(model, slots.active)
+
+    def _boot(self, model: str, active: Deployed) -> None:
+        parts = self._parts
+        boots = parts.state.count_boot(model)
+        if (reason := self._restarted_too_often(model)) is not None:
+            self._fall_back(model, reason)
+            return
+        try:
+            if boots > parts.config.boots:
+                self._try_aside(active)
+            serving = self.load(active)
+        except _UNUSABLE as error:
+            self._fall_back(model, f"can't be served any more: {error}")
+            return
+        parts.host.activate(model, serving)
+        logger.info("serving %s %s", model, active.version)
+
+    def _restarted_too_often(self, model: str) -> str | None:
+        """Count this start if a candidate was loaded before it; return why it must go, or None."""
+        parts = self._parts
+        update = parts.state.update(model)
+        if update is None or update.phase not in _LOADED_IN:
+            return None
+        update = replace(update, restarts=update.restarts + 1)
+        parts.state.save_update(update)
+        if update.restarts <= parts.config.probation.restarts:
+            return None
+        reason = f"the agent died {update.restarts} times with it loaded"
+        if update.phase is Phase.PROBATION:
+            return reason
+        parts.journal.move(update, Phase.REJECTED, reason)
+        return None
+
+    def _try_aside(self, deployed: Deployed) -> None:
+        """Run a model in a child process, after too many starts that ended early.
+
+        Power that flickers leaves the model innocent; one that kills its process must not be
+        loaded here again. Raises ModelLoadError.
+        """
+        manifest, testing = self._manifest(deployed), self._parts.config.testing
+        result = run_selftest(
+            manifest,
+            {role: self._read(deployed, role) for role in deployed.files},
+            launcher_prefix=testing.launcher,
+            timeout_s=testing.timeout_s,
+            threads=self._parts.config.threads,
+        )
+        if result.error is not None:
+            raise ModelLoadError(f"{manifest.model} {manifest.version}: {result.error}")
+        self._parts.state.clear_boots(manifest.model)
+
+    def _fall_back(self, model: str, reason: str) -> None:
+        """Serve the previous model in place of the active one, which can't be loaded."""
+        parts = self._parts
+        slots = parts.state.slots(model)
+        if slots.active is None:
+            return
+        logger.error("%s %s %s", model, slots.active.version, reason)
+        if slots.previous is not None:
+            try:
+                parts.host.activate(model, self.load(slots.previous))
+                self._write_return(model, slots, reason, {"fallback": True})
+                return
+            except _UNUSABLE as error:
+                logger.error("%s %s can't be served either: %s", model, slots.previous, error)
+                reason = f"{reason}; nor can the previous model: {error}"
+        self._note_lost(model, slots.active, reason)
+
+    def _note_lost(self, model: str, active: Deployed, reason: str) -> None:
+        """Report that `model` is not served at all; the slots stay, the next start tries again."""
+        update = _past(self._parts.state.update(model), model, active)
+        self._parts.state.clear_boots(model)
+        self._parts.journal.report(
+            replace(update, phase=Phase.FAILED, reason=reason), update.phase, {"serving": False}
+        )
+
+    def mark_healthy(self) -> None:
+        """Note that every model that serves has done so for a while."""
+        for model in self._parts.host.models():
+            self._parts.state.clear_boots(model)
+
+    # -- loading -----------------------------------------------------------------------------
+
+    def load(self, deployed: Deployed) -> Serving:
+        """Return a model from its slot, every byte verified. Raises ModelLoadError, BundleError."""
+        return self._parts.host.load(self._manifest(deployed), lambda r: self._read(deployed, r))
+
+    def _manifest(self, deployed: Deployed) -> Manifest:
+        return self._parts.manifest(deployed.manifest)
+
+    def _read(self, deployed: Deployed, role: str) -> bytes:
+        return self._parts.store.read(deployed.files[role])
+
+    # -- staged: load and swap ---------------------------------------------------------------
+
+    def stage(self, update: Update) -> Update:
+        """Load the candidate, and put it into shadow or probation."""
+        manifest = self._parts.manifest(update.manifest)
+        deployed = deployed_of(manifest)
+        active = self._parts.host.active(update.model)
+        if active is not None and not self._has_room(manifest):
+            return self._swap_drained(update, deployed)
+        try:
+            candidate = self.load(deployed)
+        except ModelLoadError as error:
+            failed = replace(update, failures=update.failures + 1)
+            return self._parts.journal.move(failed, Phase.FAILED, str(error))
+        shadow = self._parts.config.shadow
+        if active is None or not shadow.samples:
+            return self._swap(update, deployed, candidate)
+        update = self._parts.journal.move(update, Phase.SHADOW)
+        self._trials[update.model] = Trial(self._parts.host, candidate, active, shadow=True)
+        return update
+
+    def _has_room(self, manifest: Manifest) -> bool:
+        available = memory.available_bytes()
+        wanted = manifest.entry("model").bytes * _LOADED + self._parts.config.memory_reserve_bytes
+        return available is None or available >= wanted
+
+    def _swap(self, update: Update, deployed: Deployed, candidate: Serving) -> Update:
+        """Let `candidate` answer from now on; the model it replaces stays as the yardstick."""
+        try:
+            update = self._write_swap(update, deployed)
+        except BaseException:
+            self._parts.host.retire(candidate)
+            raise
+        yardstick = self._parts.host.activate(update.model, candidate)
+        self._trials[update.model] = Trial(self._parts.host, candidate, yardstick, shadow=False)
+        return update
+
+    def _write_swap(self, update: Update, deployed: Deployed) -> Update:
+        state = self._parts.state
+        with state.transaction():
+            before = state.slots(update.model)
+            state.set_slots(update.model, Slots(active=deployed, previous=before.active))
+            return self._parts.journal.move(update, Phase.PROBATION)
+
+    def _swap_drained(self, update: Update, deployed: Deployed) -> Update:
+        """Without memory for two: free the old model, load the new one. Calls wait meanwhile."""
+        parts, model = self._parts, update.model
+        logger.warning("%s: no memory for two models, calls wait during the swap", model)
+        before = parts.state.slots(model).active
+        parts.host.drain(model, _DRAIN_S)
+        try:
+            candidate = self.load(deployed)
+        except _UNUSABLE as error:
+            if before is not None:
+                parts.host.activate(model, self.load(before))
+            failed = replace(update, failures=update.failures + 1)
+            return parts.journal.move(failed, Phase.FAILED, str(error))
+        update = self._write_swap(update, deployed)
+        parts.host.activate(model, candidate)
+        self._trials[model] = Trial(parts.host, candidate, None, shadow=False)
+        return update
+
+    # -- shadow and probation ----------------------------------------------------------------
+
+    def shadow(self, update: Update) -> Update:
+        """Look at the candidate in shadow; swap, reject, or return `update` as it is."""
+        trial = self._trials.get(update.model)
+        if trial is None:  # the agent was restarted
+            return self._parts.journal.move(update, Phase.STAGED, "the agent was restarted")
+        limits = self._parts.config.shadow
+        policy = replace(
+            self._parts.config.probation, samples=limits.samples, seconds=limits.seconds
+        )
+        judgement, evidence = self._judged(trial, policy)
+        if judgement.stays is None:
+            return update
+        self._end_trial(update.model)
+        if not judgement.stays:
+            self._parts.host.retire(trial.candidate)
+            return self._parts.journal.move(
+                update, Phase.REJECTED, judgement.reason, {"shadow": evidence}
+            )
+        return self._swap(update, deployed_of(trial.candidate.manifest), trial.candidate)
+
+    def probation(self, update: Update) -> Update:
+        """Look at the candidate in probation; commit, roll back, or return `update` as it is."""
+        trial = self._trials.get(update.model) or self._resume_trial(update)
+        if trial is None:
+            return self.roll_back(update, "it is no longer being served", {})
+        policy = self._parts.config.probation
+        if self._parts.state.slots(update.model).previous is None:
+            judgement, evidence = Judgement(True), {"samples": 0, "previous": None}
+        else:
+            judgement, evidence = self._judged(trial, policy)
+        if judgement.stays is None:
+            return update
+        if judgement.stays:
+            return self._commit(update, trial, {"probation": evidence})
+        return self.roll_back(update, judgement.reason, {"probation": evidence})
+
+    def _judged(self, trial: Trial, policy: Probation) -> tuple[Judgement, dict[str, Any]]:
+        seen, elapsed_s = trial.watched(), trial.elapsed_s
+        evidence = evidence_of(seen, policy.minimum_agreement, elapsed_s)
+        return judge(seen, elapsed_s, policy), evidence
+
+    def _resume_trial(self, update: Update) -> Trial | None:
+        """Begin a probation again that a restart of the agent has ended."""
+        parts = self._parts
+        candidate = parts.host.active(update.model)
+        if candidate is None or candidate.digest != update.manifest:
+            return None
+        yardstick = None
+        previous = parts.state.slots(update.model).previous
+        if previous is not None and self._has_room(self._manifest(previous)):
+            try:
+                yardstick = self.load(previous)
+            except _UNUSABLE as error:
+                logger.warning("%s: no yardstick: %s", update.model, error)
+        trial = Trial(parts.host, candidate, yardstick, shadow=False)
+        self._trials[update.model] = trial
+        return trial
+
+    def _commit(self, update: Update, trial: Trial, evidence: dict[str, Any]) -> Update:
+        state = self._parts.state
+        with state.transaction():
+            state.raise_floor(update.model, trial.candidate.manifest.release)
+            state.forget(update.model, update.manifest)
+            done = replace(update, restarts=0, failures=0)
+            update = self._parts.journal.move(done, Phase.COMMITTED, evidence=evidence)
+        self._end_trial(update.model)
+        if trial.yardstick is not None:
+            self._parts.host.retire(trial.yardstick)
+        return update
+
+    # -- the way back ------------------------------------------------------------------------
+
+    def roll_back(self, update: Update, reason: str, evidence: dict[str, Any]) -> Update:
+        """End a probation: the previous model answers again."""
+        parts, model = self._parts, update.model
+        trial = self._trials.get(model)
+        slots = parts.state.slots(model)
+        if trial is not None and trial.yardstick is not None:
+            self._end_trial(model)
+            bad = parts.host.activate(model, trial.yardstick)
+            if bad is not None:
+                parts.host.retire(bad)
+        else:
+            self._end_trial(model)
+            try:
+                self._serve_instead(model, slots.previous)
+            except _UNUSABLE as error:
+                return self._no_way_back(update, slots, f"{reason}; {error}", evidence)
+        return self._write_return(model, slots, reason, evidence) or update
+
+    def _no_way_back(
+        self, update: Update, slots: Slots, reason: str, evidence: dict[str, Any]
+    ) -> Update:
+        """Go on with a bad model, since the previous one can't be loaded and none is worse."""
+        active = self._parts.host.active(update.model)
+        if active is None and slots.active is not None:
+            self._parts.host.activate(update.model, self.load(slots.active))
+        state = self._parts.state
+        exhausted = replace(update, failures=self._parts.config.retry.attempts)
+        with state.transaction():
+            state.set_slots(update.model, Slots(active=slots.active))
+            return self._parts.journal.move(exhausted, Phase.FAILED, reason, evidence)
+
+    def _serve_instead(self, model: str, deployed: Deployed | None) -> None:
+        """Serve `deployed` in place of what serves now; None: nothing."""
+        host = self._parts.host
+        if deployed is None:
+            bad = host.remove(model)
+        else:
+            if not self._has_room(self._manifest(deployed)):
+                host.drain(model, _DRAIN_S)
+            bad = host.activate(model, self.load(deployed))
+        if bad is not None:
+            host.retire(bad)
+
+    def _write_return(
+        self, model: str, slots: Slots, reason: str, evidence: dict[str, Any]
+    ) -> Update | None:
+        """Write down that the previous model serves again, and don't try the other one again."""
+        if slots.active is None:
+            return None
+        state = self._parts.state
+        with state.transaction():
+            state.set_slots(model, Slots(active=slots.previous))
+            state.clear_boots(model)
+            update = state.update(model)
+            if (
+                update is not None
+                and update.manifest == slots.active.manifest
+                and update.phase in (Phase.PROBATION, Phase.COMMITTED)
+            ):
+                return self._parts.journal.move(update, Phase.ROLLED_BACK, reason, evidence)
+            past = _past(update, model, slots.active)  # another update is under way: leave it
+            verdict = Verdict(Phase.ROLLED_BACK, reason, past.counter, past.rollout)
+            state.remember(model, slots.active.manifest, verdict)
+            gone = replace(past, phase=Phase.ROLLED_BACK, reason=reason)
+            self._parts.journal.report(gone, Phase.COMMITTED, evidence)
+            return update
+
+    def return_by_hand(self, model: str) -> str:
+        """Serve the previous model because a person at the device says so; return its version.
+
+        Raises:
+            ConfigError: there is none, or it can't be loaded.
+        """
+        slots = self._parts.state.slots(model)
+        if slots.previous is None or slots.active is None:
+            raise ConfigError(f"there is no previous version of {model} on this device")
+        update = self._parts.state.update(model)
+        reason = "rolled back by a person at the device"
+        if update is not None and update.phase is Phase.PROBATION:
+            self.roll_back(update, reason, {"by_hand": True})
+            return slots.previous.version
+        try:
+            self._serve_instead(model, slots.previous)
+        except _UNUSABLE as error:
+            raise ConfigError(f"the previous version can't be served: {error}") from error
+        self._write_return(model, slots, reason, {"by_hand": True})
+        return slots.previous.version
+
+    def abandon(self, model: str) -> None:
+        """Let go of a candidate in shadow that is no longer wanted."""
+        trial = self._trials.get(model)
+        if trial is not None:
+            self._end_trial(model)
+            self._parts.host.retire(trial.candidate)
+
+    def _end_trial(self, model: str) -> None:
+        trial = self._trials.pop(model, None)
+        if trial is not None:
+            trial.close()
+
+    def close(self) -> None:
+        """End every comparison; a clean stop is not held against a candidate."""
+        for model in tuple(self._trials):
+            self._end_trial(model)
+        state = self._parts.state
+        for update in state.updates():
+            if update.restarts and update.phase in _LOADED_IN:
+                state.save_update(replace(update, restarts=update.restarts - 1))
+        self.mark_healthy()
+
+
+def deployed_of(manifest: Manifest) -> Deployed:
+    """Return how a slot names `manifest`'s files."""
+    return Deployed(
+        manifest=manifest.digest,
+        version=manifest.version,
+        release=manifest.release,
+        files={entry.role: entry.sha256 for entry in manifest.shipped()},
+    )
+
+
+def _past(update: Update | None, model: str, active: Deployed) -> Update:
+    """Return the update that brought `active`, as far as it is still known."""
+    if update is not None and update.manifest == active.manifest:
+        return update
+    return Update(model, Phase.COMMITTED, active.manifest, active.version, counter=0)
