@@ -25,6 +25,7 @@ from edgec_bundle._files import (
 from edgec_bundle.errors import DigestMismatchError, NoSpaceError, StoreError
 
 DEFAULT_BLOCK_BYTES = 131072
+MAX_BLOCK_BYTES = 1 << 31
 MAX_BLOCKS = 1 << 20
 
 _HEADER = struct.Struct("<4sIQ32s16x")  # magic, block bytes, size, sha256: 64 bytes
@@ -61,8 +62,11 @@ class FolderPartialBlob:
         Raises:
             BlobBusyError, NoSpaceError, StoreError: see `FolderBlobStore.begin`.
         """
-        if size < 0 or block_bytes < 1 or size > block_bytes * MAX_BLOCKS:
-            raise StoreError(f"expected at most {MAX_BLOCKS} blocks, got {size} / {block_bytes}")
+        if not 1 <= block_bytes <= MAX_BLOCK_BYTES or not 0 <= size <= block_bytes * MAX_BLOCKS:
+            raise StoreError(
+                f"expected at most {MAX_BLOCKS} blocks of 1 to {MAX_BLOCK_BYTES} bytes, "
+                f"got {size} bytes in blocks of {block_bytes}"
+            )
         self.digest = digest
         self.size = size
         self.block_bytes = block_bytes
@@ -72,7 +76,7 @@ class FolderPartialBlob:
         self._publish = publish
         self._lock = threading.RLock()
         self._pending = bytearray()  # appended, not yet a whole block
-        self._next_append: int | None = None
+        self._appended: int | None = None  # bytes so far
         self._fd = self._map_fd = -1
         self._present = bytearray(self.blocks)
         with store_errors(size):
@@ -135,17 +139,20 @@ class FolderPartialBlob:
         """
         with self._lock:
             self._check_open()
-            if self._next_append is None:
+            if self._appended is None:
                 self._forget_blocks()
-                self._next_append = 0
-            done = self._next_append * self.block_bytes + len(self._pending)
-            if done + len(data) > self.size:
-                raise StoreError(f"expected {self.size} bytes, got at least {done + len(data)}")
+                self._appended = 0
+            if self._appended + len(data) > self.size:
+                raise StoreError(
+                    f"expected {self.size} bytes, got at least {self._appended + len(data)}"
+                )
+            self._appended += len(data)
             self._pending += data
-            while len(self._pending) >= self.block_bytes:
-                self._append_block(self.block_bytes)
-            if self._pending and done + len(data) == self.size:
-                self._append_block(len(self._pending))
+            at_end = self._appended == self.size
+            while len(self._pending) >= self.block_bytes or (at_end and self._pending):
+                index = (self._appended - len(self._pending)) // self.block_bytes
+                self.write_block(index, bytes(self._pending[: self.block_bytes]))
+                del self._pending[: self.block_bytes]
 
     def commit(self) -> None:
         """Make the blob appear in the store, re-read from disk and verified.
@@ -229,12 +236,6 @@ class FolderPartialBlob:
         with store_errors(0):
             pwrite_all(self._map_fd, _ABSENT * self.blocks, _HEADER.size)
         self._present = bytearray(self.blocks)
-
-    def _append_block(self, length: int) -> None:
-        assert self._next_append is not None  # noqa: S101
-        self.write_block(self._next_append, bytes(self._pending[:length]))
-        del self._pending[:length]
-        self._next_append += 1
 
     def _block_size(self, index: int) -> int:
         if not 0 <= index < self.blocks:
