@@ -106,6 +106,12 @@ def disable(session: Session, actor: Actor, by: audit.Actor) -> None:
     audit.record(session, actor.tenant, by, "user.disable", "user", actor.name)
 
 
+def enable(session: Session, actor: Actor, by: audit.Actor) -> None:
+    """Let a disabled `actor` back in."""
+    actor.disabled_at = None
+    audit.record(session, actor.tenant, by, "user.enable", "user", actor.name)
+
+
 def find_user(session: Session, tenant: str, name: str) -> Actor | None:
     """Return the tenant's user of this name, or None."""
     return session.scalar(

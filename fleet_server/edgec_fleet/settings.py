@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from edgec_fleet.errors import SettingsError
 
@@ -22,6 +22,8 @@ _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}")
 @dataclass(frozen=True, slots=True)
 class Address:
     """A host and a TCP port; port 0 lets the system choose."""
+
+    WILDCARDS: ClassVar[tuple[str, ...]] = ("0.0.0.0", "::")  # noqa: S104 (names, not a bind)
 
     host: str
     port: int
@@ -94,12 +96,19 @@ class Settings:
     @property
     def public_devices_url(self) -> str:
         """The base URL of the devices' listener, as devices see it."""
-        return self.devices_url or f"https://{self.devices}"
+        return self.devices_url or f"https://{self._seen_from_outside(self.devices)}"
 
     @property
     def public_mqtt(self) -> Address:
         """Where devices connect to the broker."""
-        return self.mqtt_public or self.mqtt
+        return self.mqtt_public or self._seen_from_outside(self.mqtt)
+
+    def _seen_from_outside(self, address: Address) -> Address:
+        """Return `address`, with a wildcard replaced by the first host that is not loopback."""
+        if address.host not in Address.WILDCARDS:
+            return address
+        named = [Address(host, address.port) for host in self.hosts]
+        return next((one for one in named if not one.is_loopback), named[0])
 
     @classmethod
     def load(cls, folder: Path) -> Self:

@@ -1,0 +1,47 @@
+"""Requests as this server reads them: bounded, with uploads spooled into its own folder."""
+
+import tempfile
+from pathlib import Path
+from typing import IO, Any, cast
+
+from flask import Request, current_app
+from werkzeug.datastructures import FileStorage
+
+from edgec_bundle.archive import SUFFIX
+from edgec_fleet.errors import RefusedError, TooLargeError
+
+MAXIMUM_BODY_BYTES = 1 << 20  # of everything but uploads
+MAXIMUM_DOCUMENT_BYTES = 5_000_000  # of a targets.json or acceptance.json
+_MEMORY_BYTES = 256 << 10
+
+
+class BoundedRequest(Request):
+    """A request whose body is refused beyond a limit and whose files never fill memory."""
+
+    def _get_file_stream(
+        self,
+        total_content_length: int | None,
+        content_type: str | None,
+        filename: str | None = None,
+        content_length: int | None = None,
+    ) -> IO[bytes]:
+        folder = Path(current_app.config["UPLOADS"])
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return cast(IO[bytes], tempfile.NamedTemporaryFile(dir=folder, suffix=SUFFIX))
+
+
+def upload_path(upload: FileStorage) -> Path:
+    """Return where the uploaded file lies on disk; it is gone when the request ends."""
+    stream: Any = upload.stream
+    stream.flush()
+    return Path(stream.name)
+
+
+def upload_bytes(upload: FileStorage, limit: int) -> bytes:
+    """Return the uploaded file's bytes. Raises TooLargeError, RefusedError (empty)."""
+    data = upload.stream.read(limit + 1)
+    if len(data) > limit:
+        raise TooLargeError(f"expected {upload.name} of at most {limit} bytes")
+    if not data:
+        raise RefusedError(f"expected bytes in {upload.name}, got none")
+    return data
