@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
+from edgec_fleet.db.columns import attributes
 from edgec_fleet.db.schema import Actor, DeviceUpdate, Rollout, RolloutGroup, RolloutLog
-from edgec_fleet.errors import UnknownError
 
 _UPDATES = 1000  # devices described at once, those that need attention first
 _LOG = 500
@@ -33,14 +33,6 @@ def list_rollouts(
     return session.scalars(newest).all()
 
 
-def get_rollout(session: Session, tenant: str, rollout_id: str, *, lock: bool = False) -> Rollout:
-    """Return the tenant's rollout, locked for changes if asked. Raises UnknownError."""
-    rollout = session.get(Rollout, rollout_id, with_for_update=True if lock else None)
-    if rollout is None or rollout.tenant != tenant:
-        raise UnknownError(f"there is no rollout {rollout_id}")
-    return rollout
-
-
 def describe(session: Session, rollout: Rollout) -> dict[str, Any]:
     """Return all that the API says about a rollout, as attributes of its schema."""
     counts = counts_by_group(session, rollout)
@@ -50,9 +42,9 @@ def describe(session: Session, rollout: Rollout) -> dict[str, Any]:
         .order_by(RolloutGroup.position)
     ).all()
     return {
-        **_columns(rollout),
+        **attributes(rollout),
         "counts": dict(sum(counts.values(), Counter[str]())),
-        "groups": [{**_columns(g), "counts": dict(counts.get(g.id, {}))} for g in groups],
+        "groups": [{**attributes(g), "counts": dict(counts.get(g.id, {}))} for g in groups],
         "updates": updates(session, rollout),
         "log": _log(session, rollout),
     }
@@ -91,8 +83,4 @@ def _log(session: Session, rollout: Rollout) -> list[dict[str, Any]]:
         .order_by(RolloutLog.id.desc())
         .limit(_LOG)
     )
-    return [{**_columns(entry), "actor": name} for entry, name in rows]
-
-
-def _columns(row: Rollout | RolloutGroup | RolloutLog) -> dict[str, Any]:
-    return {column.key: getattr(row, column.key) for column in row.__table__.columns}
+    return [{**attributes(entry), "actor": name} for entry, name in rows]

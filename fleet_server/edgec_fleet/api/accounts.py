@@ -10,6 +10,7 @@ from sqlalchemy import select
 from edgec_fleet import identity
 from edgec_fleet.api import guard, schemas
 from edgec_fleet.api.guard import current_caller, requires, server
+from edgec_fleet.db.columns import attributes
 from edgec_fleet.db.schema import Actor, ApiToken, utcnow
 from edgec_fleet.errors import RefusedError, UnknownError
 
@@ -52,12 +53,11 @@ def log_out() -> Response:
 def list_users() -> Any:
     """List the users of one's tenant."""
     with server().db.read() as session:
-        rows = session.scalars(
+        return session.scalars(
             select(Actor)
             .where(Actor.tenant == current_caller().tenant, Actor.kind == "user")
             .order_by(Actor.name)
         ).all()
-        return schemas.User(many=True).dump(rows)
 
 
 @blueprint.post("/v1/users")
@@ -72,7 +72,7 @@ def create_user(json_data: dict[str, Any]) -> Any:
             session, caller.tenant, json_data["name"], json_data["role"], chosen, caller.actor
         )
         shown = {} if chosen else {"password": password}
-        return {**schemas.User().dump(actor), **shown}
+        return {**attributes(actor), **shown}
 
 
 @blueprint.patch("/v1/users/<name>")
@@ -94,7 +94,7 @@ def change_user(name: str, json_data: dict[str, Any]) -> Any:
             identity.disable(session, actor, caller.actor)
         elif "disabled" in json_data:
             identity.enable(session, actor, caller.actor)
-        return schemas.User().dump(actor)
+        return actor
 
 
 @blueprint.get("/v1/tokens")
@@ -103,12 +103,11 @@ def change_user(name: str, json_data: dict[str, Any]) -> Any:
 def list_tokens() -> Any:
     """List one's own API tokens, without their texts."""
     with server().db.read() as session:
-        rows = session.scalars(
+        return session.scalars(
             select(ApiToken)
             .where(ApiToken.actor_id == current_caller().actor_id)
             .order_by(ApiToken.created_at.desc())
         ).all()
-        return schemas.Token(many=True).dump(rows)
 
 
 @blueprint.post("/v1/tokens")
@@ -131,7 +130,7 @@ def create_token(json_data: dict[str, Any]) -> Any:
             utcnow() + timedelta(days=days) if days else None,
             caller.actor,
         )
-        return {**schemas.Token().dump(row), "token": text}
+        return {**attributes(row), "token": text}
 
 
 @blueprint.delete("/v1/tokens/<token>")

@@ -9,6 +9,7 @@ from sqlalchemy import select
 from edgec_fleet import audit, devices, enrolment
 from edgec_fleet.api import schemas
 from edgec_fleet.api.guard import current_caller, requires, server
+from edgec_fleet.db.columns import attributes
 from edgec_fleet.db.schema import EnrolmentToken, utcnow
 from edgec_fleet.errors import RefusedError, UnknownError
 
@@ -32,7 +33,7 @@ def list_devices(query_data: dict[str, Any]) -> Any:
             after=query_data.get("after"),
             limit=query_data["limit"],
         )
-        return schemas.Devices().dump(page)
+        return page
 
 
 @blueprint.get("/v1/devices/<device>")
@@ -42,8 +43,7 @@ def read_device(device: str) -> Any:
     """Return a device and its timeline."""
     with server().db.read() as session:
         row = enrolment.get_device(session, current_caller().tenant, device)
-        events = schemas.DeviceEvent(many=True).dump(devices.timeline(session, row))
-        return {**schemas.Device().dump(row), "events": events}
+        return {**attributes(row), "events": devices.timeline(session, row)}
 
 
 @blueprint.post("/v1/devices/<device>/revoke")
@@ -56,7 +56,7 @@ def revoke_device(device: str, json_data: dict[str, Any]) -> Any:
     with server().db.write() as session:
         row = enrolment.get_device(session, caller.tenant, device)
         enrolment.revoke(session, row, json_data["reason"], caller.actor)
-        return schemas.Device().dump(row)
+        return row
 
 
 @blueprint.put("/v1/devices/<device>/tags")
@@ -69,7 +69,7 @@ def set_tags(device: str, json_data: dict[str, Any]) -> Any:
     with server().db.write() as session:
         row = enrolment.get_device(session, caller.tenant, device)
         devices.set_tags(session, row, json_data["tags"], caller.actor)
-        return schemas.Device().dump(row)
+        return row
 
 
 @blueprint.post("/v1/enrolment-tokens")
@@ -91,7 +91,7 @@ def create_enrolment_token(json_data: dict[str, Any]) -> Any:
             tags=json_data["tags"],
             note=json_data["note"],
         )
-        return {**schemas.EnrolmentToken().dump(row), "token": text}
+        return {**attributes(row), "token": text}
 
 
 @blueprint.get("/v1/enrolment-tokens")
@@ -100,13 +100,12 @@ def create_enrolment_token(json_data: dict[str, Any]) -> Any:
 def list_enrolment_tokens() -> Any:
     """List enrolment tokens without their texts, the newest first."""
     with server().db.read() as session:
-        rows = session.scalars(
+        return session.scalars(
             select(EnrolmentToken)
             .where(EnrolmentToken.tenant == current_caller().tenant)
             .order_by(EnrolmentToken.created_at.desc())
             .limit(500)
         ).all()
-        return schemas.EnrolmentToken(many=True).dump(rows)
 
 
 @blueprint.delete("/v1/enrolment-tokens/<token>")

@@ -11,6 +11,7 @@ from edgec_fleet.api import schemas
 from edgec_fleet.api.blob_response import blob_response
 from edgec_fleet.api.guard import current_caller, requires, server
 from edgec_fleet.api.requests import MAXIMUM_DOCUMENT_BYTES, upload_bytes, upload_path
+from edgec_fleet.db.columns import attributes
 from edgec_fleet.errors import RefusedError, UnknownError
 from edgec_fleet.registry import acceptance, publish, releases, trust_state
 
@@ -40,7 +41,7 @@ def publish_release(files_data: dict[str, Any]) -> Any:
         release = releases.get_release(
             session, caller.tenant, publication.release.model, publication.release.version
         )
-        return {**schemas.Release().dump(release), "sign_with": publication.sign_with}
+        return {**attributes(release, "variants"), "sign_with": publication.sign_with}
 
 
 @blueprint.get("/v1/releases")
@@ -56,7 +57,7 @@ def list_releases() -> Any:
             state=request.args.get("state"),
             limit=500,
         )
-        return schemas.Releases().dump({"releases": found})
+        return {"releases": found}
 
 
 @blueprint.get("/v1/releases/<model>/<version>")
@@ -66,7 +67,7 @@ def read_release(model: str, version: str) -> Any:
     """Return one release with its variants and their files."""
     with server().db.read() as session:
         found = releases.get_release(session, current_caller().tenant, model, version)
-        return schemas.Release().dump(found)
+        return found
 
 
 @blueprint.post("/v1/releases/<model>/<version>/sign")
@@ -78,7 +79,7 @@ def sign_release(model: str, version: str) -> Any:
     with here.db.write() as session:
         release = releases.get_release(session, caller.tenant, model, version)
         releases.sign(here, session, release, caller.actor)
-        return schemas.Release().dump(release)
+        return release
 
 
 @blueprint.post("/v1/releases/<model>/<version>/withdraw")
@@ -91,7 +92,7 @@ def withdraw_release(model: str, version: str, json_data: dict[str, Any]) -> Any
     with here.db.write() as session:
         release = releases.get_release(session, caller.tenant, model, version)
         releases.withdraw(here, session, release, json_data["reason"], caller.actor)
-        return schemas.Release().dump(release)
+        return release
 
 
 @blueprint.get("/v1/models")
@@ -101,7 +102,7 @@ def list_models() -> Any:
     """List model lines and their acceptance sets."""
     with server().db.read() as session:
         found = releases.list_models(session, current_caller().tenant)
-        return schemas.Models().dump({"models": found})
+        return {"models": found}
 
 
 @blueprint.put("/v1/acceptance/<model>")
@@ -131,7 +132,7 @@ def set_acceptance(model: str, form_and_files_data: dict[str, Any]) -> Any:
             )
         else:
             raise RefusedError("expected the files data and minimum, or acceptance")
-        return schemas.Model().dump(row)
+        return row
 
 
 @blueprint.delete("/v1/acceptance/<model>")
@@ -142,7 +143,7 @@ def remove_acceptance(model: str) -> Any:
     caller, here = current_caller(), server()
     with here.db.write() as session:
         row = acceptance.remove_acceptance(here, session, caller.tenant, model, caller.actor)
-        return schemas.Model().dump(row)
+        return row
 
 
 @blueprint.get("/v1/trust/<role>.json")

@@ -1,7 +1,7 @@
 """What the API takes and gives about rollouts."""
 
 from apiflask import Schema
-from apiflask.fields import Dict, Float, Integer, List, Nested, String
+from apiflask.fields import Boolean, Dict, Float, Integer, List, Nested, String
 
 from edgec_fleet.api.schemas import Instant, text
 
@@ -14,12 +14,12 @@ class GroupIn(Schema):
     count = Integer()
     devices = List(String())
     filter = Dict(keys=String(), values=String())
-    success_threshold = Float(load_default=1.0)
-    error_threshold = Float(load_default=0.0)
-    minimum_executed = Integer(load_default=1)
-    soak_s = Float(load_default=0.0)
-    device_timeout_s = Float(load_default=3600.0)
-    retries = Integer(load_default=0)
+    success_threshold = Float(metadata={"description": "finished / total at least, 0..1"})
+    error_threshold = Float(metadata={"description": "failed / total at most, 0..1"})
+    minimum_executed = Integer(metadata={"description": "before errors are judged"})
+    soak_s = Float(metadata={"description": "seconds after success before the next group"})
+    device_timeout_s = Float(metadata={"description": "a silent device leaves the count"})
+    retries = Integer(metadata={"description": "how often a failed device is told again"})
 
 
 class RolloutIn(Schema):
@@ -36,6 +36,12 @@ class WhyIn(Schema):
     """Why, for the log."""
 
     reason = text(1024, load_default="")
+
+
+class AbortIn(WhyIn):
+    """Whether devices that were told already shall go back."""
+
+    roll_back = Boolean(load_default=False)
 
 
 class RolloutHead(Schema):

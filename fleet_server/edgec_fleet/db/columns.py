@@ -67,6 +67,12 @@ class Base(DeclarativeBase):
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
 
 
+def attributes(row: Base, *relationships: str) -> dict[str, Any]:
+    """Return the columns of `row` by name, and the named (loaded) relationships."""
+    names = [column.key for column in row.__table__.columns]
+    return {name: getattr(row, name) for name in (*names, *relationships)}
+
+
 def utcnow() -> datetime:
     """Return now as an aware UTC datetime."""
     return datetime.now(UTC)
