@@ -1,5 +1,6 @@
 """TFLite models on LiteRT (ai-edge-litert), or tflite-runtime where a device has only that."""
 
+import ctypes
 import logging
 import threading
 from collections.abc import Mapping
@@ -89,6 +90,7 @@ def _delegates(litert: Any, delegate: str, optimise: bool) -> tuple[list[Any], t
         return [], cpu
     if delegate == "edgetpu":
         try:
+            ctypes.CDLL(_EDGETPU_LIBRARY)  # first: a Delegate that fails to load can't be freed
             return [litert.load_delegate(_EDGETPU_LIBRARY)], ("edgetpu", *cpu)
         except (OSError, ValueError) as error:
             logger.warning("no Edge TPU here (%s): the model runs on the CPU", _brief(error))
