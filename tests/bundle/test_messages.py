@@ -4,6 +4,7 @@ import json
 import string
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -580,3 +581,15 @@ class TestTopics:
     def test_of_any_text_are_refused_or_parsed(self, text):
         with pytest.raises(MessageError):
             parse_topic(text)
+
+
+class TestReference:
+    @every_kind
+    def test_names_every_kind_and_field(self, kind):
+        page = (Path(__file__).parents[2] / "docs/reference/wire.md").read_text()
+        _, found, section = page.partition(f"\n## {kind}\n")
+        section = section.partition("\n## ")[0]
+
+        assert found
+        for field in schema(kind)["properties"].keys() - {"v", "id", "at"}:
+            assert f"`{field}`" in section
