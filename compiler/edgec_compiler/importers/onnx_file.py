@@ -105,6 +105,24 @@ def _input(value: onnx.ValueInfoProto, shapes: Shapes) -> ModelTensor:
     return ModelTensor(value.name, dtype.name, fixed_shape(value.name, dims, shapes))
 
 
+def with_shapes(model: onnx.ModelProto, inputs: tuple[ModelTensor, ...]) -> bytes:
+    """Return the model, self-contained, with its inputs' shapes fixed: for ONNX's own runtime."""
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    known = {tensor.name: tensor for tensor in inputs}
+    for value in fixed.graph.input:
+        if value.name in known:
+            shape = value.type.tensor_type.shape
+            del shape.dim[:]
+            for size in known[value.name].shape:
+                shape.dim.add().dim_value = size
+    for value in fixed.graph.output:  # what they are follows from the inputs
+        value.type.tensor_type.ClearField("shape")
+    del fixed.graph.value_info[:]
+    payload: bytes = fixed.SerializeToString(deterministic=True)
+    return payload
+
+
 def operators_of(model: onnx.ModelProto) -> tuple[Operator, ...]:
     """Return the graph's own nodes, in file order."""
     return tuple(

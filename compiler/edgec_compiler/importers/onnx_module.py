@@ -23,6 +23,7 @@ from edgec_compiler.importers.onnx_file import array_of, attributes_of, opset_of
 from edgec_compiler.importers.onnx_functions import expand
 from edgec_compiler.importers.onnx_node import Constant, Node
 from edgec_compiler.importers.onnx_ops import OPS
+from edgec_runtime.session import ModelTensor
 
 _MAX_NODES = 100_000  # expanded; a recursive function must not run for ever
 _RANDOM = frozenset(
@@ -90,8 +91,8 @@ class OnnxModule(nn.Module):
 
 def build_module(
     model: onnx.ModelProto, example: dict[str, torch.Tensor]
-) -> tuple[OnnxModule, dict[str, tuple[int, ...]]]:
-    """Return `model` as a module for inputs of the example's shapes, and its outputs' shapes.
+) -> tuple[OnnxModule, tuple[ModelTensor, ...]]:
+    """Return `model` as a module for inputs of the example's shapes, and what its outputs are.
 
     Raises:
         UnsupportedOperatorError: an operator cannot be expressed; it is named.
@@ -204,15 +205,19 @@ class _Builder:
         if not fixed:
             self.steps.append((node, call))
 
-    def finish(self, outputs: list[str]) -> tuple[OnnxModule, dict[str, tuple[int, ...]]]:
+    def finish(self, outputs: list[str]) -> tuple[OnnxModule, tuple[ModelTensor, ...]]:
         for name in outputs:
             if name not in self.values and name not in self.constants:
                 raise ModelFileError(f"nothing makes the graph's output '{name}'")
-        shapes = {name: tuple(self._example(name).shape) for name in outputs}
+        made = [(name, self._example(name)) for name in outputs]
+        tensors = tuple(
+            ModelTensor(name, str(value.dtype).removeprefix("torch."), tuple(value.shape))
+            for name, value in made
+        )
         steps = _needed(self.steps, outputs)
         read = {name for node, _ in steps for name in node.inputs} | set(outputs)
         held = {name: self.constants[name] for name in sorted(read) if name in self.constants}
-        return OnnxModule(self.inputs, tuple(outputs), steps, held), shapes
+        return OnnxModule(self.inputs, tuple(outputs), steps, held), tensors
 
 
 def _needed(steps: list[tuple[Node, Call]], outputs: list[str]) -> tuple[tuple[Node, Call], ...]:

@@ -16,6 +16,7 @@ from torch import nn
 
 from edgec_compiler.errors import CompilerError, ModelFileError, UsageError
 from edgec_compiler.importers.shapes import Shapes, fixed_shape, refuse_unknown
+from edgec_compiler.importers.sniff import pickled_message
 from edgec_compiler.source import Operator, SourceModel
 from edgec_runtime.session import ModelTensor
 
@@ -153,15 +154,6 @@ def _refuse_pickles(path: Path, payload: bytes) -> None:
                     raise ModelFileError(pickled_message(path))
     except (zipfile.BadZipFile, ValueError, KeyError, AttributeError, TypeError, OSError) as error:
         raise ModelFileError(f"{path}: not an exported program, or a damaged one") from error
-
-
-def pickled_message(path: Path) -> str:
-    """Return the refusal of pickled modules, with the way out."""
-    return (
-        f"{path}: holds a pickled module, which can run any code when it is opened, so it is never "
-        "unpickled. Save it as torch.export.save(torch.export.export(model.eval(), inputs), "
-        "'model.pt2'), or name a Python file and function: model.py:factory"
-    )
 
 
 def _call_factory(path: Path, factory: str) -> Any:

@@ -1,0 +1,1 @@
+"""Captured graphs into the file formats that devices run."""

@@ -1,0 +1,91 @@
+"""Tells what a model file is from its first bytes; what is not taken is refused with a way out."""
+
+import zipfile
+from pathlib import Path
+from typing import NoReturn
+
+from edgec_compiler.errors import MissingExtraError, ModelFileError, UsageError
+
+KINDS = ("onnx", "torch", "factory", "tflite")
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_LFS = b"version https://git-lfs"
+_PICKLE = b"\x80"
+_EXPORT_ONNX = "export it to ONNX (for TensorFlow: python -m tf2onnx.convert), or to .tflite"
+
+
+def kind_of(model: str) -> tuple[str, Path, str | None]:
+    """Return (one of KINDS, file, factory function or None) of a MODEL argument.
+
+    Raises:
+        UsageError: there is no such file.
+        ModelFileError: it is not a model, or one of a kind that is refused.
+        MissingExtraError: a kind that an optional extra brings.
+    """
+    path, _, factory = model.rpartition(":")
+    if path.endswith(".py") and factory.isidentifier():
+        if not Path(path).is_file():
+            raise UsageError(f"{path}: no such file")
+        return "factory", Path(path), factory
+    file = Path(model)
+    if file.is_dir():
+        _refuse_folder(file)
+    if file.suffix == ".py" and file.is_file():
+        raise UsageError(f"{model}: name the function that makes the model: {model}:factory")
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(64)
+    except OSError as error:
+        raise UsageError(f"{model}: {error.strerror or 'cannot be read'}") from error
+    return _kind_of_bytes(file, head), file, None
+
+
+def _refuse_folder(folder: Path) -> NoReturn:
+    if (folder / "saved_model.pb").is_file():
+        raise MissingExtraError("tensorflow", f"{folder}: a SavedModel; reading it")
+    raise ModelFileError(f"{folder}: a folder, not a model file")
+
+
+def _kind_of_bytes(file: Path, head: bytes) -> str:
+    if head[4:8] == b"TFL3":
+        return "tflite"
+    if head.startswith(b"PK"):
+        return _kind_of_zip(file)
+    if head.startswith(_HDF5):
+        raise MissingExtraError("tensorflow", f"{file}: a Keras .h5 file; reading it")
+    if head.startswith(_LFS):
+        raise ModelFileError(f"{file}: a Git LFS pointer, not the model itself: run git lfs pull")
+    if head.startswith(_PICKLE):
+        raise ModelFileError(pickled_message(file))
+    if head.startswith(b"\x0a") and file.suffix == ".pb":
+        raise ModelFileError(
+            f"{file}: a frozen TensorFlow 1 graph, which is not read: {_EXPORT_ONNX}"
+        )
+    if not head:
+        raise ModelFileError(f"{file}: an empty file")
+    if b"\x00" not in head and not any(byte < 9 for byte in head):
+        raise ModelFileError(f"{file}: a text file, not a model")
+    return "onnx"  # protobuf has no magic number; the reader tells
+
+
+def _kind_of_zip(file: Path) -> str:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise ModelFileError(f"{file}: a damaged archive: {error}") from error
+    if "metadata.json" in names and "model.weights.h5" in names:
+        raise ModelFileError(f"{file}: a .keras file, which is not read: {_EXPORT_ONNX}")
+    if any(name.endswith("data.pkl") for name in names):
+        raise ModelFileError(pickled_message(file))
+    if any(name.endswith("archive_format") for name in names):
+        return "torch"
+    raise ModelFileError(f"{file}: an archive that holds no model")
+
+
+def pickled_message(file: Path) -> str:
+    """Return the refusal of pickled modules, with the way out."""
+    return (
+        f"{file}: holds a pickled module, which can run any code when it is opened, so it is never "
+        "unpickled. Save it as torch.export.save(torch.export.export(model.eval(), inputs), "
+        "'model.pt2'), or name a Python file and function: model.py:factory"
+    )

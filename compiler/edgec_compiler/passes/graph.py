@@ -1,0 +1,81 @@
+"""The graph that passes work on: torch's export IR (ATen operators, static shapes) as torch.fx.
+
+`capture` makes it, `observe` runs it once and notes every value's shape; both are how a pass's
+result is checked.
+"""
+
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+Example = tuple[torch.Tensor, ...]
+
+
+def capture(module: nn.Module, example: Example) -> fx.GraphModule:
+    """Return `module` as a flat graph of ATen operators for inputs like `example`."""
+    with torch.no_grad():
+        program = torch.export.export(module, example)
+    graph = program.module(check_guards=False)
+    if not isinstance(graph, fx.GraphModule):
+        raise TypeError(f"expected a GraphModule, got {type(graph).__name__}")
+    return graph
+
+
+class _Observer(fx.Interpreter):
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, torch.Tensor):
+            n.meta["shape"], n.meta["dtype"] = tuple(value.shape), value.dtype
+        return value
+
+
+def observe(graph: fx.GraphModule, example: Example) -> tuple[torch.Tensor, ...]:
+    """Return the outputs for `example`; every node's meta then has "shape" and "dtype"."""
+    with torch.no_grad():
+        made = _Observer(graph).run(*example)
+    return tuple(made) if isinstance(made, tuple | list) else (made,)
+
+
+def shape_of(node: Any) -> tuple[int, ...] | None:
+    """Return the static shape of a node's value, or None if it is not one tensor."""
+    return node.meta.get("shape") if isinstance(node, fx.Node) else None
+
+
+def is_call(node: Any, *targets: Any) -> bool:
+    """Return whether `node` calls one of the operators `targets`."""
+    return isinstance(node, fx.Node) and node.op == "call_function" and node.target in targets
+
+
+def held(graph: fx.GraphModule, node: Any) -> torch.Tensor | None:
+    """Return the tensor that a get_attr node reads, or None if `node` is none."""
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        return None
+    value: Any = graph
+    for part in str(node.target).split("."):
+        value = getattr(value, part, None)
+    return value.detach() if isinstance(value, torch.Tensor) else None
+
+
+def hold(graph: fx.GraphModule, tensor: torch.Tensor, near: fx.Node) -> fx.Node:
+    """Return a new get_attr node before `near` that reads `tensor`, a parameter if it is float."""
+    number = 0
+    while hasattr(graph, f"folded_{number}"):
+        number += 1
+    name = f"folded_{number}"
+    if tensor.is_floating_point():
+        graph.register_parameter(name, nn.Parameter(tensor.clone()))
+    else:
+        graph.register_buffer(name, tensor.clone())
+    with graph.graph.inserting_before(near):
+        node = graph.graph.get_attr(name)
+    node.meta["shape"], node.meta["dtype"] = tuple(tensor.shape), tensor.dtype
+    return node
+
+
+def replace(old: fx.Node, new: fx.Node) -> None:
+    """Let every reader of `old` read `new`, which computes the same."""
+    for key in ("shape", "dtype", "val"):
+        if key in old.meta and key not in new.meta:
+            new.meta[key] = old.meta[key]
+    old.replace_all_uses_with(new)

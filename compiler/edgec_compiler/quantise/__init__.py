@@ -1,0 +1,1 @@
+"""Float models into models of lower precision, under our own activation statistics."""

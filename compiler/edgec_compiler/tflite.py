@@ -1,0 +1,93 @@
+"""TFLite files as objects: read with every index checked, named, written the same every time."""
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+
+from edgec_compiler.errors import ModelFileError
+
+_OP_NAMES = {
+    value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)
+}
+_TYPE_NAMES = {
+    value: name.lower() for name, value in vars(schema.TensorType).items() if isinstance(value, int)
+}
+Flatbuffer = Any  # schema.ModelT: generated code without types
+
+
+def parse(payload: bytes, origin: str) -> Flatbuffer:
+    """Return the model object in the bytes of a TFLite file.
+
+    Raises:
+        ModelFileError: damaged, or with an index that leads nowhere.
+    """
+    try:
+        model = flatbuffer_utils.read_model_from_bytearray(bytearray(payload))
+        _check(model)
+    except (ValueError, IndexError, TypeError, struct.error, AttributeError, MemoryError) as error:
+        raise ModelFileError(f"{origin}: a damaged TFLite file") from error
+    return model
+
+
+def serialise(model: Flatbuffer) -> bytes:
+    """Return the bytes of a model object; equal objects give equal bytes."""
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def _check(model: Flatbuffer) -> None:
+    if not model.subgraphs or not model.buffers:
+        raise ValueError("no subgraph")
+    for graph in model.subgraphs:
+        count = len(graph.tensors)
+        if any(not 0 <= tensor.buffer < len(model.buffers) for tensor in graph.tensors):
+            raise ValueError("buffer")
+        ends = [graph.inputs, graph.outputs]
+        for operator in graph.operators:
+            if not 0 <= operator.opcodeIndex < len(model.operatorCodes):
+                raise ValueError("operator code")
+            ends += [_given(operator.inputs), _given(operator.outputs)]
+        if any(not 0 <= index < count for indices in ends for index in _given(indices)):
+            raise ValueError("tensor")
+
+
+def _given(indices: Sequence[int] | None) -> list[int]:
+    """Return tensor indices without the -1 of left-out optional inputs."""
+    return [int(index) for index in ([] if indices is None else indices) if index != -1]
+
+
+def op_name(model: Flatbuffer, operator: Any) -> str:
+    """Return an operator's name as TFLite writes it: "CONV_2D", or a custom operator's own."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
+    if builtin == schema.BuiltinOperator.CUSTOM and code.customCode:
+        return str(bytes(code.customCode).decode("utf-8", "replace"))
+    return _OP_NAMES.get(builtin, str(builtin))
+
+
+def tensor_name(tensor: Any) -> str:
+    """Return a tensor's name, or an empty string."""
+    return bytes(tensor.name or b"").decode("utf-8", "replace")
+
+
+def type_name(tensor: Any) -> str:
+    """Return a tensor's element type, as numpy calls it: "float32", "int8"."""
+    return _TYPE_NAMES.get(tensor.type, str(tensor.type))
+
+
+def is_constant(model: Flatbuffer, tensor: Any) -> bool:
+    """Return whether a tensor's values are in the file."""
+    data = model.buffers[tensor.buffer].data
+    return data is not None and len(data) > 0
+
+
+def constant_names(model: Flatbuffer) -> frozenset[str]:
+    """Return the names of all tensors whose values are in the file."""
+    return frozenset(
+        tensor_name(tensor)
+        for graph in model.subgraphs
+        for tensor in graph.tensors
+        if is_constant(model, tensor)
+    )
