@@ -4,6 +4,7 @@ The offset is a preprocessing step, so that every version can answer differently
 out tells which version ran.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,7 +39,7 @@ def bundle(
     *,
     model: str = "double",
     runtime: str = "onnxruntime",
-    offset: float = 0.0,
+    offset: float | Sequence[float] = 0.0,
     x: TensorSpec = X,
     y: TensorSpec = SCORES,
     preprocessing: Sequence[Mapping[str, Any]] = (),
@@ -78,8 +79,6 @@ def rows(count: int = 1, seed: int = 0) -> np.ndarray:
 
 def wait_until(happened: Callable[[], bool], timeout_s: float = 20.0) -> None:
     """Return once `happened()`; fail if it does not in time."""
-    import time
-
     deadline = time.monotonic() + timeout_s
     while not happened():
         assert time.monotonic() < deadline, "it did not happen in time"

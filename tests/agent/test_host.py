@@ -79,7 +79,7 @@ def test_two_models_do_not_disturb_each_other(host):
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_hundreds_of_swaps_under_load_fail_no_call_and_mix_no_versions(host, runtime):
-    swaps, callers = 200, 4
+    swaps, callers = 200, 3
     serve(host, "1.0.0", runtime=runtime, offset=0)
     done = threading.Event()
     answered = dict.fromkeys(range(callers), 0)

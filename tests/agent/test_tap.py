@@ -1,0 +1,202 @@
+import numpy as np
+import pytest
+from doubles import FAILING, RUNTIMES, X, bundle, rows, wait_until
+
+from edgec_agent.errors import InferenceError, RequestError, UnknownModelError
+from edgec_agent.host import ModelHost
+from edgec_agent.serving import Serving
+from edgec_agent.tap import Tap
+
+OTHER_CLASS = [100.0, 0.0, 0.0, 0.0]  # taken from the first score: never the first class
+
+
+@pytest.fixture
+def host():
+    host = ModelHost(wait_s=5.0)
+    yield host
+    host.close()
+
+
+def load(host: ModelHost, version: str, **options) -> Serving:
+    made = bundle(version, **options)
+    return host.load(made.manifest, made.read)
+
+
+def first_class(count: int = 1) -> np.ndarray:
+    return np.tile(np.array([9, 1, 2, 3], np.float32), (count, 1))
+
+
+def judged(tap: Tap, samples: int) -> None:
+    wait_until(lambda: tap.snapshot().samples >= samples)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_two_models_that_say_the_same_agree(host, runtime):
+    host.activate("double", load(host, "1.0.0"))
+    tap = host.start_tap("double", load(host, "1.1.0", runtime=runtime, offset=0.25))
+
+    for count in (1, 3):
+        host.infer("double", {"x": first_class(count)})
+    judged(tap, 4)
+
+    report = tap.stop()
+    assert (report.samples, report.agreed, report.agreement) == (4, 4, 1.0)
+    assert (report.primary_errors, report.other_errors, report.dropped) == (0, 0, 0)
+    assert report.primary_p95_ms > 0
+    assert report.other_p95_ms > 0
+    assert report.stalled_s == 0
+
+
+def test_a_model_that_says_something_else_disagrees(host):
+    host.activate("double", load(host, "1.0.0"))
+    tap = host.start_tap("double", load(host, "1.1.0", offset=OTHER_CLASS))
+
+    host.infer("double", {"x": first_class(3)})
+    judged(tap, 3)
+
+    assert tap.stop().agreed == 0
+
+
+def test_a_row_may_agree_where_another_does_not(host):
+    host.activate("double", load(host, "1.0.0"))
+    tap = host.start_tap("double", load(host, "1.1.0", offset=[4.0, 0.0, 0.0, 0.0]))
+
+    host.infer("double", {"x": np.array([[9, 0, 0, 0], [3, 2, 0, 0]], np.float32)})
+    judged(tap, 2)
+
+    assert tap.stop().agreed == 1
+
+
+def test_a_model_that_refuses_what_the_other_answers_is_in_error(host):
+    host.activate("double", load(host, "1.0.0"))
+    integers = X.__class__("x", "int32", (-1, 4), "values")
+    tap = host.start_tap("double", load(host, "1.1.0", x=integers))
+
+    host.infer("double", {"x": first_class(2)})
+    judged(tap, 2)
+
+    report = tap.stop()
+    assert (report.samples, report.agreed) == (2, 0)
+    assert (report.primary_errors, report.other_errors) == (0, 2)
+
+
+def test_calls_that_both_refuse_are_no_disagreement(host):
+    host.activate("double", load(host, "1.0.0"))
+    tap = host.start_tap("double", load(host, "1.1.0"))
+
+    with pytest.raises(RequestError):
+        host.infer("double", {"x": first_class(2).astype(np.int64)})
+    judged(tap, 2)
+
+    report = tap.stop()
+    assert (report.samples, report.agreed) == (2, 2)
+    assert (report.primary_errors, report.other_errors) == (2, 2)
+
+
+def test_a_primary_that_fails_where_the_other_answers_is_in_error(host):
+    softmax = [{"op": "softmax"}]
+    host.activate("double", load(host, "1.1.0", postprocessing=softmax))
+    smaller = [{"op": "scale", "std": 4.0}]  # what is too large for the one is not for the other
+    other = load(host, "1.0.0", preprocessing=smaller, postprocessing=softmax)
+    tap = host.start_tap("double", other)
+
+    with pytest.raises(InferenceError):
+        host.infer("double", {"x": np.full((1, 4), FAILING)})
+    judged(tap, 1)
+
+    report = tap.stop()
+    assert (report.primary_errors, report.other_errors, report.agreed) == (1, 0, 0)
+
+
+def test_calls_are_dropped_not_delayed_when_there_is_no_time_to_judge(host):
+    host.activate("double", load(host, "1.0.0"))
+    tap = host.start_tap("double", load(host, "1.1.0", runtime="litert"), capacity=1)
+    big = np.zeros((20_000, 4), np.float32)  # LiteRT runs it row by row, ONNX Runtime does not
+
+    for _ in range(6):
+        host.infer("double", {"x": big})
+
+    report = tap.snapshot()
+    assert report.dropped >= 4
+    assert host.stats("double").requests == 6
+    tap.stop(timeout_s=30)
+
+
+def test_calls_that_another_serving_answers_are_not_judged(host):
+    first, second = load(host, "1.0.0"), load(host, "1.1.0", offset=OTHER_CLASS)
+    host.activate("double", first)
+    tap = host.start_tap("double", second)
+
+    host.activate("double", second)
+    host.infer("double", {"x": first_class()})
+    host.activate("double", first)
+    host.infer("double", {"x": first_class(2)})
+    judged(tap, 2)
+
+    assert tap.stop().samples == 2
+
+
+def test_the_previous_model_can_be_the_yardstick_of_the_new_one(host):
+    old, new = load(host, "1.0.0"), load(host, "2.0.0", offset=OTHER_CLASS)
+    host.activate("double", old)
+    previous = host.activate("double", new)
+    tap = host.start_tap("double", previous)
+
+    host.infer("double", {"x": first_class(5)})
+    judged(tap, 5)
+
+    assert tap.stop().agreement == 0
+    host.activate("double", previous)
+    assert host.infer("double", {"x": first_class()})[1].version == "1.0.0"
+
+
+def test_a_caller_may_write_into_its_arrays_once_it_has_its_answer(host):
+    host.activate("double", load(host, "1.0.0"))
+    tap = host.start_tap("double", load(host, "1.1.0"))
+    x = first_class(2)
+
+    outputs, _ = host.infer("double", {"x": x})
+    x[:] = outputs["y"][:] = np.array([0, 0, 0, 99], np.float32)
+    judged(tap, 2)
+
+    assert tap.stop().agreed == 2
+
+
+def test_neither_side_is_closed_before_the_comparison_ends(host):
+    old, new = load(host, "1.0.0"), load(host, "1.1.0")
+    host.activate("double", old)
+    tap = host.start_tap("double", new)
+    host.activate("double", load(host, "1.2.0"))
+
+    assert not host.retire(old, wait_s=0.05)
+    assert not host.retire(new, wait_s=0.05)
+    tap.stop()
+
+    assert old.wait_closed(20)
+    assert new.wait_closed(20)
+
+
+def test_a_stopped_tap_sees_nothing_more(host):
+    host.activate("double", load(host, "1.0.0"))
+    tap = host.start_tap("double", load(host, "1.1.0"))
+    assert host.taps("double") == (tap,)
+
+    before = tap.stop()
+    host.infer("double", {"x": first_class()})
+
+    assert host.taps("double") == ()
+    assert tap.stop() == before
+    assert before.agreement is None
+
+
+def test_a_tap_needs_two_living_servings(host):
+    with pytest.raises(UnknownModelError):
+        host.start_tap("double", load(host, "1.1.0"))
+    host.activate("double", load(host, "1.0.0"))
+    closed = load(host, "1.1.0")
+    host.retire(closed, wait_s=20)
+
+    with pytest.raises(RuntimeError, match="retired"):
+        host.start_tap("double", closed)
+    assert host.taps("double") == ()
+    assert host.infer("double", {"x": rows()})[1].version == "1.0.0"
