@@ -306,6 +306,21 @@ class ImageRepository:
         except KeyError:
             raise MetadataError(f"the repository has lost {name}") from None
 
+    def awaited(self, now: datetime) -> tuple[str, ...]:
+        """Return the roles that must sign a document before the next `publish` can succeed.
+
+        Their document is missing, has expired, or was signed by keys that root no longer names:
+        after `add_root` with a new release key, ``("targets",)`` until it is signed anew. What was
+        published before stays in force meanwhile.
+        """
+        root, found = self.root, []
+        for role in _PINNED:
+            try:
+                self._pin(role, root, now)
+            except TrustError:
+                found.append(role)
+        return tuple(found)
+
     def is_due(self, now: datetime) -> bool:
         """Return whether `publish` has something to do: changes, or a timestamp growing old."""
         pinned = self._pinned_snapshot()
@@ -334,15 +349,19 @@ class ImageRepository:
 
         Raises:
             MetadataError: nothing was published yet, or a file is missing.
+            SignatureError: root was replaced and nothing published since.
         """
         pinned = self._pinned_snapshot()
         if pinned is None:
             raise MetadataError("nothing was published yet")
-        meta = load(pinned[1], Snapshot).signed.meta
+        verify(self.root, "timestamp", self.files[TIMESTAMP], Timestamp)
+        meta = verify(self.root, "snapshot", pinned[1], Snapshot).meta
         targets, acceptance = (
             self._file(f"{meta[f'{role}.json'].version}.{role}.json")
             for role in ("targets", "acceptance")
         )
+        verify(self.root, "targets", targets, Targets)
+        verify(self.root, "acceptance", acceptance, Targets)
         return MetadataSet(
             root=self.roots,
             timestamp=self.files[TIMESTAMP],

@@ -244,6 +244,26 @@ class TestPublish:
         with pytest.raises(SignatureError):
             world.publish()
 
+    def test_waits_for_a_new_release_key_to_sign(self, world):
+        published = world.metadata_set()
+        world.rotate("targets", resign=False)
+        assert world.repository.awaited(world.now) == ("targets",)
+        with pytest.raises(SignatureError):
+            world.metadata_set()
+        world.offer(metadata_set=published)
+
+        draft = world.repository.next_targets(expires=world.now + YEAR)
+        world.repository = accept(world, sign(draft, *world.signers["targets"]))
+
+        assert world.repository.awaited(world.now) == ()
+        world.publish()
+        world.offer()
+
+    def test_waits_for_what_expired_or_never_came(self, world):
+        assert world.repository.awaited(world.now + YEAR) == ("acceptance", "targets")
+        empty = ImageRepository.create(world.first_root)
+        assert empty.awaited(world.now) == ("acceptance", "targets")
+
     def test_keeps_the_number_of_files_small(self, world):
         for _ in range(5):
             world.change_targets()
