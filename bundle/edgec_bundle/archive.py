@@ -9,6 +9,7 @@ The layout of .edgeb files is docs/reference/bundle.md, to the byte.
 import os
 import secrets
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,13 +34,30 @@ MAX_NEIGHBOUR_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the bytes of one file lie; `crc32` if they are a member of an archive."""
+
+    file: Path
+    offset: int
+    size: int
+    crc32: int | None = None
+
+    def read(self) -> bytes:
+        with FileReader(self.file) as reader:
+            data = reader.pread(self.size, self.offset)
+        if self.crc32 is not None and zlib.crc32(data) != self.crc32:
+            raise ValueError("expected each member to have its checksum")
+        return data
+
+
+@dataclass(frozen=True, slots=True)
 class Bundle:
     """A bundle that was opened: its manifest is well-formed, its files are checked when read."""
 
     manifest: Manifest
     manifest_bytes: bytes
     path: Path
-    _places: Mapping[str, tuple[Path, int, int]]  # by path in the bundle: file, offset, bytes
+    _places: Mapping[str, _Place]  # by path in the bundle
 
     @property
     def digest(self) -> str:
@@ -79,9 +97,8 @@ class Bundle:
     def _read_at(self, path: str) -> bytes:
         if path not in self._places:
             raise ArchiveError(f"{self.path}: expected a file {path}, got none")
-        file, offset, size = self._places[path]
-        with _reading(self.path), FileReader(file) as reader:
-            return reader.pread(size, offset)
+        with _reading(self.path):
+            return self._places[path].read()
 
 
 def is_bundle(path: Path) -> bool:
@@ -203,8 +220,10 @@ def _save_folder(out: Path, files: Mapping[str, bytes]) -> Bundle:
 
 
 def _open_folder(path: Path) -> Bundle:
-    manifest, payload = _manifest_at(path / MANIFEST_NAME, 0, None)
-    places: dict[str, tuple[Path, int, int]] = {}
+    manifest_file = path / MANIFEST_NAME
+    size = manifest_file.stat().st_size
+    manifest, payload = _read_manifest(_Place(manifest_file, 0, size))
+    places: dict[str, _Place] = {}
     for name, limit in (
         *((entry.path, entry.bytes) for entry in manifest.files),
         *((name, MAX_NEIGHBOUR_BYTES) for name in NEIGHBOURS),
@@ -212,7 +231,7 @@ def _open_folder(path: Path) -> Bundle:
         file = path / name
         if file.is_file():
             size = file.stat().st_size
-            places[name] = (file, 0, min(size, limit + 1))
+            places[name] = _Place(file, 0, min(size, limit + 1))
     return Bundle(manifest, payload, path, places)
 
 
@@ -224,9 +243,9 @@ def _open_archive(path: Path) -> Bundle:
         os.close(fd)
     if not members or members[0].name != MANIFEST_NAME:
         raise ArchiveError(f"{path}: expected {MANIFEST_NAME} as the first member")
-    manifest, payload = _manifest_at(path, members[0].offset, members[0].bytes)
+    places = {one.name: _Place(path, one.offset, one.bytes, one.crc32) for one in members}
+    manifest, payload = _read_manifest(places[MANIFEST_NAME])
     _check_members(path, members[1:], manifest.files)
-    places = {one.name: (path, one.offset, one.bytes) for one in members}
     return Bundle(manifest, payload, path, places)
 
 
@@ -248,12 +267,10 @@ def _check_members(path: Path, members: Sequence[Member], files: Sequence[FileEn
         raise ArchiveError(f"{path}: expected at most {MAX_NEIGHBOUR_BYTES} bytes beside")
 
 
-def _manifest_at(file: Path, offset: int, size: int | None) -> tuple[Manifest, bytes]:
-    with FileReader(file) as reader:
-        wanted = reader.size if size is None else size
-        if wanted > MAX_MANIFEST_BYTES:
-            raise ManifestError(f"expected at most {MAX_MANIFEST_BYTES} bytes, got {wanted}")
-        payload = reader.pread(wanted, offset)
+def _read_manifest(place: _Place) -> tuple[Manifest, bytes]:
+    if place.size > MAX_MANIFEST_BYTES:
+        raise ManifestError(f"expected at most {MAX_MANIFEST_BYTES} bytes, got {place.size}")
+    payload = place.read()
     return Manifest.from_bytes(payload), payload
 
 
