@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from edgec_agent.host import ModelHost
+from edgec_agent.limits import Limits
+from edgec_agent.serving import Serving
 from edgec_bundle.digest import sha256_hex
 from edgec_bundle.histograms import Histogram
 from edgec_bundle.manifest import FileEntry, Manifest, Runtime, TensorSpec
@@ -22,6 +25,17 @@ X = TensorSpec("x", "float32", (-1, 4), "values")
 Y = TensorSpec("y", "float32", (-1, 4), "values")
 SCORES = replace(Y, meaning="scores")
 FAILING = np.float32(3e38)  # doubled it is infinite, which softmax refuses
+INFER = "/v2/models/double/infer"
+LIMITS = Limits(
+    header_bytes=4096,
+    body_bytes=200_000,
+    in_flight_bytes=500_000,
+    connections=8,
+    idle_s=20,
+    header_s=0.5,
+    body_s=0.5,
+    body_rate=1 << 20,
+)
 LABELS = b"ant\nbee\ncat\ndog\n"
 
 
@@ -83,3 +97,11 @@ def wait_until(happened: Callable[[], bool], timeout_s: float = 20.0) -> None:
     while not happened():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.005)
+
+
+def load(host: ModelHost, version: str = "1.0.0", **options: Any) -> Serving:
+    """Put a bundle of `options` into service."""
+    made = bundle(version, **options)
+    serving = host.load(made.manifest, made.read)
+    host.activate(made.manifest.model, serving)
+    return serving

@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from doubles import FAILING, RUNTIMES, SCORES, bundle, rows, wait_until
+from doubles import FAILING, RUNTIMES, SCORES, bundle, load, rows, wait_until
 
 from edgec_agent.errors import (
     InferenceError,
@@ -13,21 +13,6 @@ from edgec_agent.errors import (
     UnknownModelError,
 )
 from edgec_agent.host import ModelHost
-from edgec_agent.serving import Serving
-
-
-def serve(host: ModelHost, version: str = "1.0.0", **options) -> Serving:
-    made = bundle(version, **options)
-    serving = host.load(made.manifest, made.read)
-    host.activate(made.manifest.model, serving)
-    return serving
-
-
-@pytest.fixture
-def host():
-    host = ModelHost(wait_s=5.0)
-    yield host
-    host.close()
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -47,7 +32,7 @@ def test_a_model_answers_once_it_is_active(host, runtime):
 
 
 def test_activating_returns_what_answered_before(host):
-    first = serve(host, "1.0.0")
+    first = load(host, "1.0.0")
     made = bundle("1.1.0", offset=5)
     second = host.load(made.manifest, made.read)
 
@@ -59,7 +44,7 @@ def test_activating_returns_what_answered_before(host):
 
 
 def test_a_version_that_is_not_served_is_unknown(host):
-    serve(host, "1.0.0")
+    load(host, "1.0.0")
 
     assert host.infer("double", {"x": rows()}, "1.0.0")[1].version == "1.0.0"
     with pytest.raises(UnknownModelError, match=r"1\.0\.0, not 2\.0\.0"):
@@ -69,8 +54,8 @@ def test_a_version_that_is_not_served_is_unknown(host):
 
 
 def test_two_models_do_not_disturb_each_other(host):
-    serve(host, "1.0.0", model="one")
-    serve(host, "3.0.0", model="two", runtime="litert", offset=2)
+    load(host, "1.0.0", model="one")
+    load(host, "3.0.0", model="two", runtime="litert", offset=2)
 
     assert host.models() == ("one", "two")
     np.testing.assert_array_equal(host.infer("one", {"x": rows()})[0]["y"], 2 * rows())
@@ -80,7 +65,7 @@ def test_two_models_do_not_disturb_each_other(host):
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_hundreds_of_swaps_under_load_fail_no_call_and_mix_no_versions(host, runtime):
     swaps, callers = 200, 3
-    serve(host, "1.0.0", runtime=runtime, offset=0)
+    load(host, "1.0.0", runtime=runtime, offset=0)
     done = threading.Event()
     answered = dict.fromkeys(range(callers), 0)
 
@@ -110,7 +95,7 @@ def test_hundreds_of_swaps_under_load_fail_no_call_and_mix_no_versions(host, run
 
 
 def test_a_retired_session_lives_until_its_last_call_has_ended(host):
-    old = serve(host, "1.0.0", offset=1)
+    old = load(host, "1.0.0", offset=1)
     made = bundle("1.1.0", offset=2)
 
     with host.call("double") as call:
@@ -125,13 +110,13 @@ def test_a_retired_session_lives_until_its_last_call_has_ended(host):
     assert host.infer("double", {"x": rows()})[1].version == "1.1.0"
 
 
-def test_what_is_in_service_cannot_be_retired_and_what_is_retired_cannot_serve(host):
-    first = serve(host, "1.0.0")
+def test_what_is_in_service_cannot_be_retired_and_what_is_retired_cannot_load(host):
+    first = load(host, "1.0.0")
     with pytest.raises(RuntimeError, match="activate another"):
         host.retire(first)
     assert host.infer("double", {"x": rows()})[1].version == "1.0.0"
 
-    serve(host, "1.1.0")
+    load(host, "1.1.0")
     assert host.retire(first, wait_s=20)
     with pytest.raises(RuntimeError, match="retired"):
         host.activate("double", first)
@@ -146,7 +131,7 @@ def test_a_serving_cannot_answer_for_another_model(host):
 
 
 def test_calls_wait_while_a_model_is_drained(host):
-    old = serve(host, "1.0.0")
+    old = load(host, "1.0.0")
     assert host.drain("double", wait_s=20)
     assert old.retired
     assert not host.is_ready()
@@ -154,14 +139,14 @@ def test_calls_wait_while_a_model_is_drained(host):
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(host.infer, "double", {"x": rows()})
         assert not waiting.done()
-        serve(host, "1.1.0")
+        load(host, "1.1.0")
         assert waiting.result(20)[1].version == "1.1.0"
     assert host.is_ready()
 
 
 def test_a_call_does_not_wait_for_ever_for_a_drained_model():
     host = ModelHost(wait_s=0.05)
-    serve(host)
+    load(host)
     host.drain("double")
 
     with pytest.raises(UnavailableError, match="being exchanged"):
@@ -173,7 +158,7 @@ def test_a_call_does_not_wait_for_ever_for_a_drained_model():
 
 def test_a_hanging_call_is_seen_and_keeps_no_place_from_the_next_version():
     host = ModelHost(concurrency=1, wait_s=0.05)
-    old = serve(host, "1.0.0", runtime="litert")
+    old = load(host, "1.0.0", runtime="litert")
     started, release = threading.Event(), threading.Event()
 
     def hang() -> None:
@@ -187,7 +172,7 @@ def test_a_hanging_call_is_seen_and_keeps_no_place_from_the_next_version():
     with pytest.raises(UnavailableError, match="busy"):
         host.infer("double", {"x": rows()})
     assert old.oldest_call_s() > 0
-    serve(host, "1.1.0", runtime="litert")
+    load(host, "1.1.0", runtime="litert")
     assert host.infer("double", {"x": rows()})[1].version == "1.1.0"
     release.set()
     thread.join()
@@ -196,7 +181,7 @@ def test_a_hanging_call_is_seen_and_keeps_no_place_from_the_next_version():
 
 
 def test_errors_say_whose_fault_it_was_and_are_counted(host):
-    serve(host, postprocessing=[{"op": "softmax"}])
+    load(host, postprocessing=[{"op": "softmax"}])
 
     host.infer("double", {"x": rows(3)})
     with pytest.raises(RequestError, match="'x'"):
@@ -214,7 +199,7 @@ def test_errors_say_whose_fault_it_was_and_are_counted(host):
 
 
 def test_bytes_that_are_no_model_are_refused_and_change_nothing(host):
-    serve(host, "1.0.0")
+    load(host, "1.0.0")
     made = bundle("1.1.0")
 
     with pytest.raises(ModelLoadError, match=r"double 1\.1\.0 cannot be loaded"):
@@ -232,9 +217,9 @@ def test_a_model_that_fails_on_its_first_run_is_refused(host):
 
 
 def test_windows_belong_to_one_manifest_each_and_end_when_taken(host):
-    first = serve(host, "1.0.0", watched=True)
+    first = load(host, "1.0.0", watched=True)
     host.infer("double", {"x": rows(2)})
-    second = serve(host, "1.1.0", watched=True)
+    second = load(host, "1.1.0", watched=True)
     host.infer("double", {"x": rows(1)})
 
     windows = host.take_windows()
@@ -249,7 +234,7 @@ def test_windows_belong_to_one_manifest_each_and_end_when_taken(host):
 
 
 def test_histograms_count_what_the_baseline_names(host):
-    serve(host, watched=True)
+    load(host, watched=True)
     x = np.array([[9, 0, 0, 0], [0, 0, 0, -9]], np.float32)  # classes 0 and 0; means 2.25, -2.25
 
     host.infer("double", {"x": x})
@@ -261,7 +246,7 @@ def test_histograms_count_what_the_baseline_names(host):
 
 def test_closing_the_host_closes_every_session():
     host = ModelHost()
-    servings = [serve(host, model=name) for name in ("one", "two")]
+    servings = [load(host, model=name) for name in ("one", "two")]
 
     host.close()
 

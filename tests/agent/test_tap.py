@@ -10,14 +10,7 @@ from edgec_agent.tap import Tap
 OTHER_CLASS = [100.0, 0.0, 0.0, 0.0]  # taken from the first score: never the first class
 
 
-@pytest.fixture
-def host():
-    host = ModelHost(wait_s=5.0)
-    yield host
-    host.close()
-
-
-def load(host: ModelHost, version: str, **options) -> Serving:
+def aside(host: ModelHost, version: str, **options) -> Serving:
     made = bundle(version, **options)
     return host.load(made.manifest, made.read)
 
@@ -32,8 +25,8 @@ def judged(tap: Tap, samples: int) -> None:
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_two_models_that_say_the_same_agree(host, runtime):
-    host.activate("double", load(host, "1.0.0"))
-    tap = host.start_tap("double", load(host, "1.1.0", runtime=runtime, offset=0.25))
+    host.activate("double", aside(host, "1.0.0"))
+    tap = host.start_tap("double", aside(host, "1.1.0", runtime=runtime, offset=0.25))
 
     for count in (1, 3):
         host.infer("double", {"x": first_class(count)})
@@ -48,8 +41,8 @@ def test_two_models_that_say_the_same_agree(host, runtime):
 
 
 def test_a_model_that_says_something_else_disagrees(host):
-    host.activate("double", load(host, "1.0.0"))
-    tap = host.start_tap("double", load(host, "1.1.0", offset=OTHER_CLASS))
+    host.activate("double", aside(host, "1.0.0"))
+    tap = host.start_tap("double", aside(host, "1.1.0", offset=OTHER_CLASS))
 
     host.infer("double", {"x": first_class(3)})
     judged(tap, 3)
@@ -58,8 +51,8 @@ def test_a_model_that_says_something_else_disagrees(host):
 
 
 def test_a_row_may_agree_where_another_does_not(host):
-    host.activate("double", load(host, "1.0.0"))
-    tap = host.start_tap("double", load(host, "1.1.0", offset=[4.0, 0.0, 0.0, 0.0]))
+    host.activate("double", aside(host, "1.0.0"))
+    tap = host.start_tap("double", aside(host, "1.1.0", offset=[4.0, 0.0, 0.0, 0.0]))
 
     host.infer("double", {"x": np.array([[9, 0, 0, 0], [3, 2, 0, 0]], np.float32)})
     judged(tap, 2)
@@ -68,9 +61,9 @@ def test_a_row_may_agree_where_another_does_not(host):
 
 
 def test_a_model_that_refuses_what_the_other_answers_is_in_error(host):
-    host.activate("double", load(host, "1.0.0"))
+    host.activate("double", aside(host, "1.0.0"))
     integers = X.__class__("x", "int32", (-1, 4), "values")
-    tap = host.start_tap("double", load(host, "1.1.0", x=integers))
+    tap = host.start_tap("double", aside(host, "1.1.0", x=integers))
 
     host.infer("double", {"x": first_class(2)})
     judged(tap, 2)
@@ -81,8 +74,8 @@ def test_a_model_that_refuses_what_the_other_answers_is_in_error(host):
 
 
 def test_calls_that_both_refuse_are_no_disagreement(host):
-    host.activate("double", load(host, "1.0.0"))
-    tap = host.start_tap("double", load(host, "1.1.0"))
+    host.activate("double", aside(host, "1.0.0"))
+    tap = host.start_tap("double", aside(host, "1.1.0"))
 
     with pytest.raises(RequestError):
         host.infer("double", {"x": first_class(2).astype(np.int64)})
@@ -95,9 +88,9 @@ def test_calls_that_both_refuse_are_no_disagreement(host):
 
 def test_a_primary_that_fails_where_the_other_answers_is_in_error(host):
     softmax = [{"op": "softmax"}]
-    host.activate("double", load(host, "1.1.0", postprocessing=softmax))
+    host.activate("double", aside(host, "1.1.0", postprocessing=softmax))
     smaller = [{"op": "scale", "std": 4.0}]  # what is too large for the one is not for the other
-    other = load(host, "1.0.0", preprocessing=smaller, postprocessing=softmax)
+    other = aside(host, "1.0.0", preprocessing=smaller, postprocessing=softmax)
     tap = host.start_tap("double", other)
 
     with pytest.raises(InferenceError):
@@ -109,8 +102,8 @@ def test_a_primary_that_fails_where_the_other_answers_is_in_error(host):
 
 
 def test_calls_are_dropped_not_delayed_when_there_is_no_time_to_judge(host):
-    host.activate("double", load(host, "1.0.0"))
-    tap = host.start_tap("double", load(host, "1.1.0", runtime="litert"), capacity=1)
+    host.activate("double", aside(host, "1.0.0"))
+    tap = host.start_tap("double", aside(host, "1.1.0", runtime="litert"), capacity=1)
     big = np.zeros((20_000, 4), np.float32)  # LiteRT runs it row by row, ONNX Runtime does not
 
     for _ in range(6):
@@ -123,7 +116,7 @@ def test_calls_are_dropped_not_delayed_when_there_is_no_time_to_judge(host):
 
 
 def test_calls_that_another_serving_answers_are_not_judged(host):
-    first, second = load(host, "1.0.0"), load(host, "1.1.0", offset=OTHER_CLASS)
+    first, second = aside(host, "1.0.0"), aside(host, "1.1.0", offset=OTHER_CLASS)
     host.activate("double", first)
     tap = host.start_tap("double", second)
 
@@ -137,7 +130,7 @@ def test_calls_that_another_serving_answers_are_not_judged(host):
 
 
 def test_the_previous_model_can_be_the_yardstick_of_the_new_one(host):
-    old, new = load(host, "1.0.0"), load(host, "2.0.0", offset=OTHER_CLASS)
+    old, new = aside(host, "1.0.0"), aside(host, "2.0.0", offset=OTHER_CLASS)
     host.activate("double", old)
     previous = host.activate("double", new)
     tap = host.start_tap("double", previous)
@@ -151,8 +144,8 @@ def test_the_previous_model_can_be_the_yardstick_of_the_new_one(host):
 
 
 def test_a_caller_may_write_into_its_arrays_once_it_has_its_answer(host):
-    host.activate("double", load(host, "1.0.0"))
-    tap = host.start_tap("double", load(host, "1.1.0"))
+    host.activate("double", aside(host, "1.0.0"))
+    tap = host.start_tap("double", aside(host, "1.1.0"))
     x = first_class(2)
 
     outputs, _ = host.infer("double", {"x": x})
@@ -163,10 +156,10 @@ def test_a_caller_may_write_into_its_arrays_once_it_has_its_answer(host):
 
 
 def test_neither_side_is_closed_before_the_comparison_ends(host):
-    old, new = load(host, "1.0.0"), load(host, "1.1.0")
+    old, new = aside(host, "1.0.0"), aside(host, "1.1.0")
     host.activate("double", old)
     tap = host.start_tap("double", new)
-    host.activate("double", load(host, "1.2.0"))
+    host.activate("double", aside(host, "1.2.0"))
 
     assert not host.retire(old, wait_s=0.05)
     assert not host.retire(new, wait_s=0.05)
@@ -177,8 +170,8 @@ def test_neither_side_is_closed_before_the_comparison_ends(host):
 
 
 def test_a_stopped_tap_sees_nothing_more(host):
-    host.activate("double", load(host, "1.0.0"))
-    tap = host.start_tap("double", load(host, "1.1.0"))
+    host.activate("double", aside(host, "1.0.0"))
+    tap = host.start_tap("double", aside(host, "1.1.0"))
     assert host.taps("double") == (tap,)
 
     before = tap.stop()
@@ -191,9 +184,9 @@ def test_a_stopped_tap_sees_nothing_more(host):
 
 def test_a_tap_needs_two_living_servings(host):
     with pytest.raises(UnknownModelError):
-        host.start_tap("double", load(host, "1.1.0"))
-    host.activate("double", load(host, "1.0.0"))
-    closed = load(host, "1.1.0")
+        host.start_tap("double", aside(host, "1.1.0"))
+    host.activate("double", aside(host, "1.0.0"))
+    closed = aside(host, "1.1.0")
     host.retire(closed, wait_s=20)
 
     with pytest.raises(RuntimeError, match="retired"):
