@@ -7,6 +7,7 @@ from edgec_agent.config import AgentConfig
 from edgec_agent.download import BlockSource, Downloader
 from edgec_agent.eligibility import Facts
 from edgec_agent.host import ModelHost
+from edgec_agent.interrupt import Interrupt
 from edgec_agent.journal import Journal
 from edgec_agent.offer import Offer
 from edgec_agent.state import AgentState
@@ -26,6 +27,7 @@ class Parts:
     journal: Journal
     downloader: Downloader
     sources: Callable[[Offer], Sequence[BlockSource]]
+    interrupt: Interrupt
 
     def manifest(self, digest: str) -> Manifest:
         """Return the manifest with `digest`, verified again.

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from edgec_agent.download import Fetched
+from edgec_agent.download import BlockSource, Fetched
 from edgec_agent.eligibility import refusal
 from edgec_agent.errors import FetchError, OfflineError
 from edgec_agent.machine import Phase
@@ -79,14 +79,25 @@ def choose_patch(
     return min(usable, key=lambda patch: patch.bytes, default=None)
 
 
+PREPARED_IN = (Phase.OFFERED, Phase.FETCHING, Phase.PATCHING, Phase.VERIFYING, Phase.TESTING)
+
+
 class Preparation:
     """Executes the steps before an update touches serving."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._sources: Sequence[BlockSource] = ()  # of the step in progress
 
-    def step(self, update: Update, offer: Offer) -> Update:
+    def step(
+        self, update: Update, offer: Offer, sources: Sequence[BlockSource] | None = None
+    ) -> Update:
         """Do the next step of `update`; return it as it is afterwards.
+
+        Args:
+            update: in a phase before STAGED.
+            offer: the newest verified assignment.
+            sources: where blobs come from; None: from the server.
 
         Raises:
             FetchError, StoreError: another try may succeed.
@@ -95,6 +106,7 @@ class Preparation:
         assigned = offer.find(update.model, update.manifest)
         if assigned is None:
             return self._parts.journal.move(update, Phase.IDLE, "no longer assigned")
+        self._sources = self._parts.sources(offer) if sources is None else sources
         if update.phase is Phase.OFFERED:
             return self._offered(update, assigned, offer)
         manifest = self._parts.manifest(update.manifest)
@@ -162,8 +174,7 @@ class Preparation:
         raise FetchError(f"nothing leads to the {want.role} file")
 
     def _fetch(self, sha256: str, size: int, offer: Offer) -> Fetched:
-        sources = self._parts.sources(offer)
-        return self._parts.downloader.fetch(sha256, size, sources, offer.block_bytes)
+        return self._parts.downloader.fetch(sha256, size, self._sources, offer.block_bytes)
 
     def _count(self, update: Update, fetched: Fetched) -> Update:
         update = replace(update, moved=_cost(update.moved, fetched))
@@ -263,6 +274,8 @@ class Preparation:
         evidence = {"selftest": _plain(result), **_parts_of(result)}
         if result.passed:
             return self._parts.journal.move(update, Phase.STAGED, evidence=evidence)
+        if result.cause == "crashed":
+            self._parts.interrupt.check()  # it was we who ended it
         reason = "; ".join(result.reasons)
         if result.cause is None or result.cause in _DEFINITE:
             return self._parts.journal.move(update, Phase.REJECTED, reason, evidence)
