@@ -8,6 +8,10 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 env="${EDGEC_TRITON_ENV:-$root/.venv-triton}"
 stamp="$env/.edgec-tritonclient-$VERSION"
 
+if command -v flock >/dev/null; then # parallel test workers: one makes it, the others wait
+    exec 9<"$root/scripts"
+    flock 9
+fi
 if [ ! -f "$stamp" ]; then
     rm -rf "$env"
     "${PYTHON:-python3}" -m venv "$env" >&2 || exit 3
