@@ -98,6 +98,12 @@ def create_token(
     return str(text), row
 
 
+def revoke_token(session: Session, row: EnrolmentToken, by: audit.Actor) -> None:
+    """Make an enrolment token worthless; devices that used it stay."""
+    row.revoked_at = row.revoked_at or utcnow()
+    audit.record(session, row.tenant, by, "enrolment.revoke", "enrolment_token", row.id)
+
+
 def enrol(server: Server, session: Session, wish: Wish) -> Enrolled:
     """Exchange the token's secret and a signing request for a certificate.
 

@@ -5,7 +5,7 @@ once) or a URI under `signers` in config.toml. A role without either signs elsew
 `director`, `snapshot` and `timestamp` has to be here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 from securesystemslib.signer import CryptoSigner, Key, Signer
@@ -40,11 +40,11 @@ class Keystore:
             return cls(settings.keys_dir, settings.signers)
         return cls(settings.keys_dir / "tenants" / tenant, {})
 
-    def create(self, scheme: str = "ed25519") -> None:
-        """Make a key file for every role that has no URI. Raises SettingsError."""
+    def create(self, scheme: str = "ed25519", leave_out: Container[str] = ()) -> None:
+        """Make a key file for every role but `leave_out` that has no URI. Raises SettingsError."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for role in ROLES:
-            if role not in self._uris:
+            if role not in self._uris and role not in leave_out:
                 try:
                     generate_key(self.path(role), scheme)
                 except (OSError, ValueError) as error:

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from edgec_fleet.db.columns import attributes
 from edgec_fleet.db.schema import Actor, DeviceUpdate, Rollout, RolloutGroup, RolloutLog
+from edgec_fleet.errors import UnknownError
 
 _UPDATES = 1000  # devices described at once, those that need attention first
 _LOG = 500
@@ -31,6 +32,14 @@ def list_rollouts(
         statement = statement.where(Rollout.state == state)
     newest = statement.order_by(Rollout.created_at.desc(), Rollout.id).limit(limit)
     return session.scalars(newest).all()
+
+
+def get_rollout(session: Session, tenant: str, rollout_id: str) -> Rollout:
+    """Return the tenant's rollout. Raises UnknownError."""
+    rollout = session.get(Rollout, rollout_id)
+    if rollout is None or rollout.tenant != tenant:
+        raise UnknownError(f"there is no rollout {rollout_id}")
+    return rollout
 
 
 def describe(session: Session, rollout: Rollout) -> dict[str, Any]:

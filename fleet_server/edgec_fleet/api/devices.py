@@ -6,11 +6,11 @@ from typing import Any
 from apiflask import APIBlueprint
 from sqlalchemy import select
 
-from edgec_fleet import audit, devices, enrolment
+from edgec_fleet import devices, enrolment
 from edgec_fleet.api import schemas
 from edgec_fleet.api.guard import current_caller, requires, server
 from edgec_fleet.db.columns import attributes
-from edgec_fleet.db.schema import EnrolmentToken, utcnow
+from edgec_fleet.db.schema import EnrolmentToken
 from edgec_fleet.errors import RefusedError, UnknownError
 
 blueprint = APIBlueprint("devices", __name__, tag="Devices")
@@ -118,10 +118,7 @@ def revoke_enrolment_token(token: str) -> Any:
         row = session.get(EnrolmentToken, token)
         if row is None or row.tenant != caller.tenant:
             raise UnknownError(f"there is no enrolment token {token}")
-        row.revoked_at = row.revoked_at or utcnow()
-        audit.record(
-            session, caller.tenant, caller.actor, "enrolment.revoke", "enrolment_token", row.id
-        )
+        enrolment.revoke_token(session, row, caller.actor)
     return "", 204
 
 

@@ -9,7 +9,6 @@ from edgec_fleet import rollouts
 from edgec_fleet.api import rollout_schemas as schemas
 from edgec_fleet.api.guard import current_caller, requires, server
 from edgec_fleet.rollout import control
-from edgec_fleet.rollout.spec import Spec
 
 blueprint = APIBlueprint("rollouts", __name__, tag="Rollouts")
 
@@ -20,9 +19,9 @@ blueprint = APIBlueprint("rollouts", __name__, tag="Rollouts")
 @blueprint.output(schemas.Rollout, status_code=201)
 def create_rollout(json_data: object) -> Any:
     """Begin to bring a release to devices, group by group."""
-    caller, spec = current_caller(), Spec.from_json(request.get_json())
+    caller = current_caller()
     with server().db.write() as session:
-        rollout = control.create(session, caller.tenant, spec, caller.actor)
+        rollout = control.create(session, caller.tenant, request.get_json(), caller.actor)
         return rollouts.describe(session, rollout)
 
 
@@ -47,7 +46,7 @@ def list_rollouts() -> Any:
 def read_rollout(rollout: str) -> Any:
     """Return a rollout with its groups, its devices and the why of every step."""
     with server().db.read() as session:
-        row = control.get(session, current_caller().tenant, rollout)
+        row = rollouts.get_rollout(session, current_caller().tenant, rollout)
         return rollouts.describe(session, row)
 
 
@@ -59,21 +58,22 @@ def pause_rollout(rollout: str, json_data: dict[str, Any]) -> Any:
     """Tell no further device; those that were told go on."""
     caller = current_caller()
     with server().db.write() as session:
-        row = control.get(session, caller.tenant, rollout)
+        row = rollouts.get_rollout(session, caller.tenant, rollout)
         control.pause(session, row, caller.actor, json_data["reason"])
         return rollouts.describe(session, row)
 
 
 @blueprint.post("/v1/rollouts/<rollout>/<any(resume, next):action>")
 @requires("operator")
+@blueprint.input(schemas.WhyIn)
 @blueprint.output(schemas.Rollout)
-def move_rollout(rollout: str, action: str) -> Any:
+def move_rollout(rollout: str, action: str, json_data: dict[str, Any]) -> Any:
     """Resume, or go on to the next group; both accept the failures so far."""
     caller = current_caller()
-    move = control.resume if action == "resume" else control.next_group
+    move = control.resume if action == "resume" else control.advance
     with server().db.write() as session:
-        row = control.get(session, caller.tenant, rollout)
-        move(session, row, caller.actor)
+        row = rollouts.get_rollout(session, caller.tenant, rollout)
+        move(session, row, caller.actor, json_data["reason"])
         return rollouts.describe(session, row)
 
 
@@ -85,7 +85,7 @@ def abort_rollout(rollout: str, json_data: dict[str, Any]) -> Any:
     """End it: queued devices are never told; with `roll_back` the others are told to go back."""
     caller = current_caller()
     with server().db.write() as session:
-        row = control.get(session, caller.tenant, rollout)
+        row = rollouts.get_rollout(session, caller.tenant, rollout)
         control.abort(session, row, caller.actor, **json_data)
         return rollouts.describe(session, row)
 
@@ -98,6 +98,6 @@ def act_on_device(rollout: str, device: str, action: str) -> Any:
     caller = current_caller()
     act = control.retry_device if action == "retry" else control.exclude_device
     with server().db.write() as session:
-        row = control.get(session, caller.tenant, rollout)
+        row = rollouts.get_rollout(session, caller.tenant, rollout)
         act(session, row, device, caller.actor)
         return rollouts.describe(session, row)

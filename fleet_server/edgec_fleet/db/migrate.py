@@ -28,7 +28,7 @@ def check_current(database: Database) -> None:
     if found != wanted:
         raise SettingsError(
             f"the database's schema is {found or 'missing'}, this program wants {wanted}; "
-            "run: edgec-fleet init --upgrade"
+            "run: edgec-fleet upgrade --dir DIR"
         )
 
 

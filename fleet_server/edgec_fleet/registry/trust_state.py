@@ -13,13 +13,13 @@ from datetime import datetime, timedelta
 from securesystemslib.signer import Key
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
-from tuf.api.metadata import Targets, Timestamp
+from tuf.api.metadata import Root, Targets, Timestamp
 
 from edgec_bundle.errors import TrustError
 from edgec_bundle.trust.acceptance import AcceptanceSet
 from edgec_bundle.trust.image import ImageRepository
+from edgec_bundle.trust.metadata import keyids_of, sign
 from edgec_bundle.trust.metadata import load as load_metadata
-from edgec_bundle.trust.metadata import sign
 from edgec_bundle.trust.root import ROLES, RoleKeys, new_root
 from edgec_fleet import blobs
 from edgec_fleet.db.schema import Blob, Tenant, TrustMetadata, TrustSet, utcnow
@@ -74,6 +74,11 @@ def repository_of(session: Session, tenant: str) -> ImageRepository:
     if not files:
         raise UnknownError(f"tenant {tenant} has no root of trust")
     return ImageRepository(files)
+
+
+def keys_of(root: Root, role: str) -> tuple[str, ...]:
+    """Return the ids of the keys that `root` names for `role`, sorted."""
+    return tuple(sorted(keyids_of(root, role)))
 
 
 def first_root(session: Session, tenant: str) -> bytes:
