@@ -1,4 +1,4 @@
-"""What people may do to a rollout: create, pause, resume, advance, abort, retry or exclude a device.
+"""What people may do to a rollout: create, pause, resume, advance, abort, retry, exclude a device.
 
 Every function takes a writing session and leaves a line in the rollout's log and in the audit
 trail. What follows from it is the engine's to decide, at its next tick.
