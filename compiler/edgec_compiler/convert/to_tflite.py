@@ -47,14 +47,14 @@ def to_tflite(graph: fx.GraphModule, source: SourceModel) -> FloatTflite:
             payload = file.read_bytes()
     except Exception as error:  # the converter's errors share no base class
         raise ConversionError(f"litert-torch cannot convert the model: {_brief(error)}") from error
-    return FloatTflite(_with_unique_names(payload), inputs, outputs)
+    return FloatTflite(with_unique_names(payload), inputs, outputs)
 
 
 def _images(tensors: tuple[ModelTensor, ...]) -> tuple[int, ...]:
     return tuple(i for i, tensor in enumerate(tensors) if len(tensor.shape) == IMAGE_RANK)
 
 
-def _with_unique_names(payload: bytes) -> bytes:
+def with_unique_names(payload: bytes) -> bytes:
     """Return the model with tensors named t0, t1, ...: statistics are kept by name."""
     model = tflite.parse(payload, "litert-torch's output")
     for graph in model.subgraphs:

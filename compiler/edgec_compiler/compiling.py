@@ -1,0 +1,229 @@
+"""One compile run: a model and its samples in, one bundle per target out.
+
+import -> passes -> (per target: convert, quantise, fit, judge, write, measure). Everything that
+targets share is made once. A target that fails does not stop the others.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgec_bundle.errors import BundleError
+from edgec_bundle.semver import SemVer
+from edgec_compiler import judging, records
+from edgec_compiler.bundling import Parts, write_target
+from edgec_compiler.errors import CompilerError, ConversionError, NotAchievedError, UsageError
+from edgec_compiler.forms import Forms
+from edgec_compiler.importers import import_model
+from edgec_compiler.importers.shapes import parse_shapes
+from edgec_compiler.interface import Interface, Steps, interface_of, read_steps
+from edgec_compiler.locking import check_lock, write_lock
+from edgec_compiler.measuring import measure_bundle
+from edgec_compiler.options import CompileOptions
+from edgec_compiler.records import Inputs, Making
+from edgec_compiler.samples import Samples, digest_of, load_samples, noise
+from edgec_compiler.sessions import source_session
+from edgec_compiler.source import SourceModel
+from edgec_compiler.tools import tool_versions
+from edgec_compiler.variants import format_for, make_variant, precision_for
+from edgec_hardware_profiles import Profile, ProfileError, load
+from edgec_runtime.classes import parse_labels
+from edgec_runtime.errors import RunError
+from edgec_runtime.evaluate import Evaluation
+from edgec_runtime.pipeline import Pipeline
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What will be made for one target, before any model is touched."""
+
+    profile: Profile
+    format: str
+    precision: str
+    out: Path
+    note: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetResult:
+    """One target's bundle as `--json` prints it, or why there is none."""
+
+    target: str
+    facts: Mapping[str, Any] | None
+    error: str | None = None
+    exit_code: int = 0
+    note: str | None = None
+
+
+def plan(options: CompileOptions) -> tuple[Plan, ...]:
+    """Return what `options` ask for, having checked all that can be checked without the model.
+
+    Raises:
+        UsageError: an option is wrong, or a target cannot take what is asked for.
+    """
+    try:
+        SemVer.parse(options.version)
+    except BundleError as error:
+        raise UsageError(f"--version: {error}") from error
+    if options.release < 1:
+        raise UsageError(f"--release: expected 1 or more, got {options.release}")
+    if len(set(options.targets)) != len(options.targets) or not options.targets:
+        raise UsageError("--target: give each target once, and at least one")
+    for key in ("calibration", "evaluation", "preprocessing", "labels"):
+        given = getattr(options, key)
+        if given is not None and not Path(given).exists():
+            raise UsageError(f"--{key} {given}: no such file")
+    return tuple(_plan_one(options, target) for target in options.targets)
+
+
+def _plan_one(options: CompileOptions, target: str) -> Plan:
+    try:
+        profile = load(target)
+    except ProfileError as error:
+        raise UsageError(f"--target: {error}") from error
+    fmt = format_for(profile, options.format)
+    calibrated = options.calibration is not None
+    precision, note = precision_for(profile, options.precision, calibrated=calibrated)
+    single = len(options.targets) == 1
+    out = Path(options.out) if single else Path(options.out) / profile.name
+    return Plan(profile, fmt, precision, out, note)
+
+
+def compile_model(options: CompileOptions, progress: Progress) -> Iterator[TargetResult]:
+    """Compile for every target in turn; yield each result when its bundle is in place.
+
+    Raises:
+        CompilerError: nothing can be compiled at all. A single target's failure is in its result.
+    """
+    started = time.monotonic()
+    plans = plan(options)
+    progress("import")
+    source = import_model(options.model, parse_shapes(options.shapes))
+    run = _Run.start(options, source, progress)
+    for one in plans:
+        try:
+            yield run.make(one, started)
+        except CompilerError as error:
+            yield TargetResult(one.profile.name, None, str(error), error.exit_code)
+        except (BundleError, RunError) as error:
+            yield TargetResult(one.profile.name, None, str(error), CompilerError.exit_code)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What the targets of one run share."""
+
+    options: CompileOptions
+    source: SourceModel
+    interface: Interface
+    labels: bytes | None
+    inputs: Inputs
+    tools: Mapping[str, str]
+    evaluation: Samples
+    expected: Evaluation  # the source model's answers to `evaluation`
+    forms: Forms
+
+    @classmethod
+    def start(cls, options: CompileOptions, source: SourceModel, progress: Progress) -> "_Run":
+        """Read samples and labels, and let the source model answer. Raises CompilerError."""
+        steps = read_steps(Path(options.preprocessing)) if options.preprocessing else Steps()
+        interface = interface_of(steps, source.inputs, _source_outputs(source))
+        labels = Path(options.labels).read_bytes() if options.labels else None
+        names = _label_names(labels)
+
+        def samples(origin: str) -> Samples | None:
+            path = getattr(options, origin)
+            return load_samples(Path(path), origin, names, interface) if path else None
+
+        calibration = samples("calibration")
+        evaluation = samples("evaluation") or calibration or noise(interface, options.seed)
+        tools = tool_versions()
+        inputs = Inputs(
+            source.sha256,
+            calibration.sha256 if calibration else None,
+            evaluation.sha256 if evaluation.origin == "evaluation" else None,
+            digest_of(Path(options.preprocessing)) if options.preprocessing else None,
+            digest_of(Path(options.labels)) if options.labels else None,
+        )
+        if options.locked:
+            check_lock(Path(options.locked), inputs, tools)
+        progress("evaluate the source model")
+        pipeline = judging.source_pipeline(source, interface, names)
+        expected = judging.run_over(pipeline, evaluation)
+        pipeline.close()
+        if options.lock:
+            write_lock(Path(options.lock), inputs, tools)
+        forms = Forms(source, interface, calibration, progress)
+        return cls(options, source, interface, labels, inputs, tools, evaluation, expected, forms)
+
+    def make(self, one: Plan, started: float) -> TargetResult:
+        """Make, judge, write and measure one target's bundle. Raises CompilerError."""
+        variant = make_variant(self.forms, one.profile, one.format, one.precision)
+        self._check_memory(one, len(variant.payload))
+        self.forms.progress(f"{one.profile.name}: judge")
+        session = judging.judged_session(variant.payload, one.format, one.profile)
+        runtime = judging.runtime_of(one.profile, one.format)
+        manifest = judging.draft_manifest(variant.interface, one.format, runtime)
+        pipeline = Pipeline(manifest, session, _label_names(self.labels))
+        try:
+            compiled = judging.run_over(pipeline, self.evaluation)
+            verdict = judging.compare(self.expected, compiled, self.evaluation)
+            judging.check_budget(verdict, self.options.max_accuracy_drop, one.profile.name)
+            making = Making(
+                self.options,
+                self.source,
+                one.profile,
+                one.format,
+                variant,
+                verdict,
+                self.forms.passes,
+                self.inputs,
+                self.tools,
+            )
+            bundle = write_target(Parts(making, pipeline, self.evaluation, self.labels, one.out))
+        finally:
+            pipeline.close()
+        self.forms.progress(f"{one.profile.name}: measure")
+        measured = measure_bundle(bundle, one.profile, time.monotonic() - started)
+        facts = records.facts(making, bundle.digest, str(one.out), measured)
+        records.write_beside(one.out, making, measured)
+        return TargetResult(one.profile.name, facts, note=one.note)
+
+    def _check_memory(self, one: Plan, size: int) -> None:
+        limit = one.profile.memory_bytes
+        if limit is not None and size > limit:
+            raise NotAchievedError(
+                f"{one.profile.name}: the model has {size} bytes, the device {limit} bytes of "
+                "memory: lower the --precision or make the model smaller"
+            )
+
+
+def _label_names(labels: bytes | None) -> tuple[str, ...]:
+    if labels is None:
+        return ()
+    try:
+        return parse_labels(labels)
+    except RunError as error:
+        raise UsageError(f"--labels: {error}") from error
+
+
+def _source_outputs(source: SourceModel) -> dict[str, Any]:
+    """Return what the source model makes of its example input."""
+    try:
+        session = source_session(source)
+        example = source.example()
+        feeds = {t.name: np.asarray(x) for t, x in zip(source.inputs, example, strict=True)}
+        made = session.run(feeds)
+        session.close()
+    except RunError as error:
+        raise ConversionError(f"the source model does not run: {error}") from error
+    return {tensor.name: made[tensor.name] for tensor in source.outputs}
+
+
+__all__ = ["CompileOptions", "Plan", "TargetResult", "compile_model", "plan"]

@@ -1,0 +1,227 @@
+"""What a bundle says about its own making: report, lineage, provenance, bill of materials.
+
+Only facts that a second run finds again: no time, no host, no duration.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgec_bundle.digest import sha256_hex
+from edgec_compiler.judging import Verdict
+from edgec_compiler.measuring import Measurements
+from edgec_compiler.options import CompileOptions
+from edgec_compiler.report_page import page
+from edgec_compiler.source import SourceModel
+from edgec_compiler.variants import Variant
+from edgec_hardware_profiles import Profile
+
+JSON = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Digests of everything that went in; None where there was no such file."""
+
+    source: str
+    calibration: str | None
+    evaluation: str | None
+    preprocessing: str | None
+    labels: str | None
+
+    def to_dict(self) -> dict[str, str]:
+        """Return {what: sha256} of what there was."""
+        named = {
+            "model": self.source,
+            "calibration": self.calibration,
+            "evaluation": self.evaluation,
+            "preprocessing": self.preprocessing,
+            "labels": self.labels,
+        }
+        return {what: digest for what, digest in named.items() if digest is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """One variant with all that is known of how it was made."""
+
+    options: CompileOptions
+    source: SourceModel
+    profile: Profile
+    format: str
+    variant: Variant
+    verdict: Verdict
+    passes: Mapping[str, int]
+    inputs: Inputs
+    tools: Mapping[str, str]
+
+
+def metrics(making: Making) -> JSON:
+    """Return `Manifest.metrics`."""
+    verdict = making.verdict
+    labelled = verdict.source_accuracy is not None and verdict.accuracy is not None
+    accuracy = {"source": verdict.source_accuracy, "compiled": verdict.accuracy}
+    return {
+        "accuracy": accuracy if labelled else None,
+        "agreement": verdict.agreement,
+        "samples": verdict.samples,
+        "data": verdict.data,
+        "bytes": {"source": making.source.bytes, "model": len(making.variant.payload)},
+        "precision": making.variant.precision,
+    }
+
+
+def lineage(making: Making) -> JSON:
+    """Return `Manifest.lineage`: the source and every input, by digest."""
+    source = making.source
+    return {
+        "source": {"name": source.name, "format": source.format, "sha256": source.sha256},
+        "inputs": making.inputs.to_dict(),
+        "options": chosen_options(making),
+        "tools": dict(making.tools),
+    }
+
+
+def chosen_options(making: Making) -> JSON:
+    """Return the options that have a say in the model's bytes, as they were resolved."""
+    return {
+        "target": making.profile.name,
+        "format": making.format,
+        "precision": making.variant.precision,
+        "shapes": list(making.options.shapes),
+        "seed": making.options.seed,
+    }
+
+
+def report(making: Making) -> bytes:
+    """Return report.json."""
+    counted = Counter(operator.op for operator in making.source.operators)
+    facts = {
+        "schema": 1,
+        "target": {"name": making.profile.name, "title": making.profile.title},
+        "format": making.format,
+        "precision": making.variant.precision,
+        "metrics": metrics(making),
+        "operators": {
+            "total": len(making.source.operators),
+            "accelerated": accelerated(making),
+            "by_type": dict(sorted(counted.items())),
+        },
+        "passes": dict(making.passes),
+        "preprocessing": list(making.variant.interface.preprocessing),
+        "postprocessing": list(making.variant.interface.postprocessing),
+        "notes": [*making.variant.notes, *making.profile.notes],
+        "lineage": lineage(making),
+    }
+    return _json(facts)
+
+
+def accelerated(making: Making) -> int | None:
+    """Return how many of the source's operators an accelerator runs; None: not known here."""
+    return 0 if making.profile.accelerator is None else None
+
+
+def provenance(making: Making) -> bytes:
+    """Return an in-toto statement (v1) with a SLSA build predicate (v1) about the model file."""
+    materials = [
+        {"name": what, "digest": {"sha256": digest}}
+        for what, digest in sorted(making.inputs.to_dict().items())
+    ]
+    tools = [
+        {"uri": f"pkg:pypi/{name.lower()}@{version}"}
+        for name, version in making.tools.items()
+        if name != "python"
+    ]
+    statement = {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"name": "model", "digest": {"sha256": sha256_hex(making.variant.payload)}}],
+        "predicateType": "https://slsa.dev/provenance/v1",
+        "predicate": {
+            "buildDefinition": {
+                "buildType": "urn:edgec:compile:v1",
+                "externalParameters": chosen_options(making),
+                "resolvedDependencies": materials + tools,
+            },
+            "runDetails": {"builder": {"id": "edgec", "version": {"edgec": _own_version(making)}}},
+        },
+    }
+    return _json(statement)
+
+
+def sbom(making: Making) -> bytes:
+    """Return a CycloneDX 1.6 bill of materials: the model and the tools that made it."""
+    digest = sha256_hex(making.variant.payload)
+    tools = [
+        {
+            "type": "library",
+            "name": name,
+            "version": version,
+            "purl": f"pkg:pypi/{name.lower()}@{version}",
+        }
+        for name, version in making.tools.items()
+        if name != "python"
+    ]
+    components = [
+        {
+            "type": "machine-learning-model",
+            "bom-ref": "source",
+            "name": making.source.name,
+            "hashes": [{"alg": "SHA-256", "content": making.source.sha256}],
+        },
+        *({**tool, "bom-ref": tool["purl"]} for tool in tools),
+    ]
+    document = {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "version": 1,
+        "metadata": {
+            "component": {
+                "type": "machine-learning-model",
+                "bom-ref": "model",
+                "name": making.options.name or making.source.name,
+                "version": making.options.version,
+                "hashes": [{"alg": "SHA-256", "content": digest}],
+            }
+        },
+        "components": components,
+        "dependencies": [{"ref": "model", "dependsOn": [one["bom-ref"] for one in components]}],
+    }
+    return _json(document)
+
+
+def facts(making: Making, digest: str, bundle: str, measured: Measurements) -> JSON:
+    """Return the line that `edgec compile --json` prints for a target."""
+    found = metrics(making)
+    latency = measured.latency_ms
+    return {
+        "target": making.profile.name,
+        "bundle": bundle,
+        "sha256": digest,
+        "bytes": found["bytes"],
+        "precision": making.variant.precision,
+        "accuracy": found["accuracy"],
+        "agreement": found["agreement"],
+        "samples": found["samples"],
+        "data": found["data"],
+        "ops": {"total": len(making.source.operators), "accelerated": accelerated(making)},
+        "latency_ms": None if latency is None else {**latency, "measured": True},
+        "seconds": round(measured.seconds, 3),
+    }
+
+
+def write_beside(folder: Path, making: Making, measured: Measurements) -> None:
+    """Write measurements.json and report.html beside the bundle in `folder`; nothing pins them."""
+    (folder / "measurements.json").write_bytes(measured.to_bytes())
+    html = page(json.loads(report(making)), json.loads(measured.to_bytes()))
+    (folder / "report.html").write_text(html, "utf-8")
+
+
+def _own_version(making: Making) -> str:
+    return making.tools.get("edgec", "unknown")
+
+
+def _json(value: JSON) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
