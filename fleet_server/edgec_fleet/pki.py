@@ -254,7 +254,10 @@ def write_crl(session: Session, authority: Authority, path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ServerFiles:
-    """Where a TLS listener finds its certificate, its key and the CA of its clients."""
+    """Where a TLS listener finds its certificate, its key and the CA of its clients.
+
+    Certificate and key are one file, so that they are always seen together.
+    """
 
     certificate: Path
     key: Path
@@ -267,12 +270,13 @@ def ensure_server_files(authority: Authority, folder: Path, hosts: Sequence[str]
     Anew: when they are missing, name other hosts, come from another CA, or have less than a
     third of their life left.
     """
-    files = ServerFiles(folder / "server.crt", folder / "server.key", authority.path)
+    path = folder / "server.pem"
+    files = ServerFiles(path, path, authority.path)
     if not _still_good(authority, files, hosts):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
         issued = authority.issue_server(key.public_key(), hosts)
-        write_private(files.key, _key_pem(key))
-        write_public(files.certificate, issued.pem.encode())
+        write_private(path, _key_pem(key) + issued.pem.encode())
     return files
 
 

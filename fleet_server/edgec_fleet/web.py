@@ -132,6 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
     Settings.add_arguments(parser)
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         settings = Settings.from_arguments(given)
         Server.open(settings).close()

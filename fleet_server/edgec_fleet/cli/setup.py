@@ -136,19 +136,14 @@ def _list_keys(given: argparse.Namespace) -> Output:
     with opened(given) as (server, tenant, _by), server.db.read() as session:
         repository = trust_state.repository_of(session, tenant)
         keystore, root = server.keystore(tenant), repository.root
-        data = []
+        data, rows = [], []
         for role in ROLES:
-            keys = trust_state.keys_of(root, role)
-            data.append({"role": role, "keyids": list(keys), "signs_here": keystore.uri(role)})
-    rows = [
-        (
-            entry["role"],
-            ",".join(k[:8] for k in entry["keyids"]),
-            entry["signs_here"] or "elsewhere",
-        )
-        for entry in data
-    ]
-    return Output(data, table(("role", "key ids", "signs with"), rows))
+            keyids, uri = trust_state.keys_of(root, role), keystore.uri(role)
+            if uri is not None and keystore.public(role).keyid not in keyids:
+                uri = None  # a key from before a rotation
+            data.append({"role": role, "keyids": list(keyids), "uri": uri})
+            rows.append((role, [keyid[:8] for keyid in keyids], uri or "elsewhere"))
+    return Output({"keys": data}, table(("role", "key ids", "signs with"), rows))
 
 
 def _list_audit(given: argparse.Namespace) -> Output:
