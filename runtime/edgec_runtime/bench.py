@@ -2,6 +2,7 @@
 
 import math
 import resource
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -77,7 +78,8 @@ def peak_bytes() -> int:
 
     Linux counts ru_maxrss from the parent's size at fork on, so VmHWM is read where it exists.
     """
-    return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def reset_peak() -> None:

@@ -1,5 +1,6 @@
 """Laws of the steps, and what their parameters may not be."""
 
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
 from edgec_bundle.manifest import TensorSpec
-from edgec_runtime import SpecError, StepError, UnsupportedError
+from edgec_runtime import InputError, SpecError, StepError, UnsupportedError
 from edgec_runtime.processing import Postprocessing, Preprocessing
 
 FLOATS = hnp.arrays(
@@ -175,12 +177,6 @@ def test_decode_image_must_come_first() -> None:
 
 
 def test_images_that_stay_different_in_size_name_the_odd_one() -> None:
-    import io
-
-    from PIL import Image
-
-    from edgec_runtime import InputError
-
     def png(width: int) -> bytes:
         file = io.BytesIO()
         Image.new("L", (width, 2)).save(file, "PNG")
@@ -191,3 +187,42 @@ def test_images_that_stay_different_in_size_name_the_odd_one() -> None:
 
     with pytest.raises(InputError, match="input 'photo', row 2: expected \\[2, 3, 1\\]"):
         chain.run({"photo": [png(3), png(3), png(4)]})
+
+
+def encoded(kind: str) -> bytes:
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 255, (9, 11, 3)).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    tagged = {"exif": exif.tobytes()} if kind in ("PNG", "JPEG", "WEBP") else {}
+    Image.fromarray(pixels).save(file, kind, **tagged)
+    return file.getvalue()
+
+
+IMAGES = {kind: encoded(kind) for kind in ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM")}
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+@given(data=st.data())
+def test_a_damaged_image_is_decoded_or_refused_and_nothing_else(
+    kind: str, data: st.DataObject
+) -> None:
+    damaged = bytearray(IMAGES[kind])
+    reach = min(len(damaged), data.draw(st.sampled_from([40, 120, 10_000]))) - 1
+    for _ in range(data.draw(st.integers(0, 4))):
+        damaged[data.draw(st.integers(0, reach))] = data.draw(st.integers(0, 255))
+    del damaged[data.draw(st.integers(0, len(damaged))) :]
+    chain = Preprocessing.parse(
+        [TensorSpec("photo", "bytes", (-1,))], [{"op": "decode_image", "max_pixels": 1_000_000}]
+    )
+
+    outcome: Any
+    try:
+        outcome = chain.run({"photo": [bytes(damaged)]})["photo"]
+    except StepError as error:
+        outcome = error
+
+    if isinstance(outcome, StepError):
+        assert (outcome.tensor, outcome.row, outcome.step) == ("photo", 0, "decode_image")
+    else:
+        assert (outcome.dtype, outcome.ndim, outcome.shape[3]) == (np.uint8, 4, 3)

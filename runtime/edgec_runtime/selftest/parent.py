@@ -77,6 +77,11 @@ def run_selftest(
         minimum=None if acceptance is None else acceptance.minimum,
         metric="accuracy" if acceptance is None else acceptance.metric,
     )
+    result = _try(job, [reader for _, reader in payloads], launcher_prefix)
+    return _judged(result, manifest, acceptance)
+
+
+def _try(job: Job, blobs: list[BlobReader], launcher_prefix: Sequence[str]) -> SelfTestResult:
     # -P: the folder that we happen to be in must not provide modules.
     command = [*launcher_prefix, sys.executable, "-P", "-m", "edgec_runtime.selftest"]
     try:
@@ -89,9 +94,8 @@ def run_selftest(
         )
     except OSError as error:
         said = f"cannot start {command[0]}: {error.strerror or error}"
-        return _judged(SelfTestResult(error=said, cause="launcher"), manifest, acceptance)
-    result = _Watch(child, job, [reader for _, reader in payloads]).result()
-    return _judged(result, manifest, acceptance)
+        return SelfTestResult(error=said, cause="launcher")
+    return _Watch(child, job, blobs).result()
 
 
 def _payloads(

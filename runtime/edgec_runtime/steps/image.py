@@ -30,7 +30,7 @@ _BROKEN = (
     MemoryError,
     struct.error,
     Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
+    Warning,  # where the application has made warnings errors
 )
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
