@@ -76,10 +76,14 @@ def pwrite_all(fd: int, data: bytes, offset: int) -> None:
         offset += written
 
 
-def reserve(fd: int, path: Path, size: int) -> None:
-    """Give the file its full `size` on disk now. Raises NoSpaceError if there is no room."""
+def reserve(fd: int, path: Path, size: int, keep_free_bytes: int) -> None:
+    """Give the file its full `size` on disk now.
+
+    Raises:
+        NoSpaceError: less than `keep_free_bytes` would be left for others.
+    """
     held = os.fstat(fd).st_blocks * 512
-    free = shutil.disk_usage(path.parent).free
+    free = max(0, shutil.disk_usage(path.parent).free - keep_free_bytes)
     if size - held > free:
         raise NoSpaceError(wanted_bytes=size - held, free_bytes=free)
     if size == 0:

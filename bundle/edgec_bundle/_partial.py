@@ -56,6 +56,7 @@ class FolderPartialBlob:
         size: int,
         block_bytes: int,
         publish: Callable[[Path], None],
+        keep_free_bytes: int,
     ) -> None:
         """Create or resume; `publish` moves the finished file to its place.
 
@@ -74,6 +75,7 @@ class FolderPartialBlob:
         self._part = folder / f"{digest}.part"
         self._map = folder / f"{digest}.map"
         self._publish = publish
+        self._keep_free_bytes = keep_free_bytes
         self._lock = threading.RLock()
         self._pending = bytearray()  # appended, not yet a whole block
         self._appended: int | None = None  # bytes so far
@@ -205,7 +207,7 @@ class FolderPartialBlob:
                 self._find_present()
             else:
                 self._start(header)
-            reserve(self._fd, self._part, self.size)
+            reserve(self._fd, self._part, self.size, self._keep_free_bytes)
         except NoSpaceError:
             if not any(self._present):
                 self.discard()
@@ -218,7 +220,7 @@ class FolderPartialBlob:
     def _start(self, header: bytes) -> None:
         os.ftruncate(self._map_fd, 0)
         os.ftruncate(self._fd, 0)
-        reserve(self._fd, self._part, self.size)
+        reserve(self._fd, self._part, self.size, self._keep_free_bytes)
         os.ftruncate(self._map_fd, _HEADER.size + self.blocks * _ENTRY_BYTES)
         pwrite_all(self._map_fd, header, 0)
         fsync_folder(self._part.parent)

@@ -221,13 +221,19 @@ class FolderBlobStore:
     folder. A blob that is being written in one of them is busy for the others.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, keep_free_bytes: int = 4 << 20) -> None:
         """Use `root`, making it when it's not there, and clear away what killed writers left.
+
+        Args:
+            root: the folder.
+            keep_free_bytes: what `begin` leaves of the file system to those who share it, so
+                that a download can't keep the agent from writing down its own state.
 
         Raises:
             StoreError: the folder can't be made or read.
         """
         self.root = Path(root)
+        self._keep_free_bytes = keep_free_bytes
         self._partial = self.root / "partial"
         self._live: WeakValueDictionary[str, FolderPartialBlob] = WeakValueDictionary()
         with store_errors(0):
@@ -307,7 +313,12 @@ class FolderBlobStore:
         if earlier is not None:
             earlier.close()
         partial = FolderPartialBlob(
-            self._partial, digest, size, block_bytes, lambda part: self._publish(part, path)
+            self._partial,
+            digest,
+            size,
+            block_bytes,
+            lambda part: self._publish(part, path),
+            self._keep_free_bytes,
         )
         self._live[digest] = partial
         return partial

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -350,6 +351,16 @@ def test_a_blob_without_room_is_refused_and_leaves_nothing(store: FolderBlobStor
 
     assert caught.value.wanted_bytes == 1 << 50
     assert caught.value.free_bytes < 1 << 50
+    assert files_in(store.root) == []
+
+
+def test_some_room_is_left_to_others(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    store = FolderBlobStore(tmp_path / "blobs", keep_free_bytes=free - 1000)
+
+    with pytest.raises(NoSpaceError):
+        store.begin(DIGEST, 100 << 20, 1 << 20)
+
     assert files_in(store.root) == []
 
 
