@@ -1,5 +1,6 @@
 """Tensors as the Open Inference Protocol writes them: as JSON numbers or as little-endian bytes.
 
+A null among JSON's floats is a missing value, NaN: whether a model takes such is its own affair.
 Reading is strict, since the bytes are a stranger's: a number that the type cannot hold, text where
 numbers belong, rows of unequal length, a byte too few or too many are refused, and the error names
 the input.
@@ -44,18 +45,37 @@ def from_json(name: str, datatype: str, shape: Sequence[int], data: object) -> A
         raise InvalidInputError(name, f"expected data as a list, got {type(data).__name__}")
     if datatype == "BYTES":
         return _shaped(name, _texts(name, data), shape)
-    try:
-        found = np.array(data)
-    except (ValueError, OverflowError, RecursionError):  # ragged, or a number beyond everything
-        found = np.empty(0, object)
     wanted = np.dtype(_NUMPY[datatype])
+    found = _numbers(data, exact=wanted.kind in "iu" and wanted.itemsize == 8)
     if found.ndim > 1 and found.shape != tuple(shape):
         raise InvalidInputError(name, f"expected data of shape {list(shape)} or flat")
-    if not found.size and not math.prod(shape):
-        return _shaped(name, found.astype(wanted), shape)
+    if not data or not found.size:  # nothing, or rows of unequal length
+        return _shaped(name, np.empty(0, wanted), shape)
+    if found.dtype.kind == "O":
+        found = _exactly(found, wanted)
     if found.dtype.kind not in {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[wanted.kind]:
         raise InvalidInputError(name, f"expected data of {datatype}, all of it and nothing else")
     return _shaped(name, _cast(name, datatype, found, wanted), shape)
+
+
+def _numbers(data: list[object], *, exact: bool) -> Array:
+    """Return `data` as numpy sees it; with `exact`, Python's own integers. Ragged: empty."""
+    try:
+        return np.array(data, object if exact else None)
+    except (ValueError, OverflowError, RecursionError):
+        return np.empty(0, object)
+
+
+def _exactly(found: Array, wanted: np.dtype[np.generic]) -> Array:
+    """Return Python's numbers in `found` as `wanted`, a null as NaN; `found` if that cannot be."""
+    kinds = {type(value) for value in found.ravel().tolist()}
+    fits = kinds <= {int} if wanted.kind in "iu" else kinds <= {int, float, type(None)}
+    if not fits or wanted.kind == "b":
+        return found
+    try:
+        return found.astype(wanted if wanted.kind in "iu" else np.float64)
+    except OverflowError:
+        return found
 
 
 def from_bytes(name: str, datatype: str, shape: Sequence[int], raw: memoryview) -> Array:
@@ -123,7 +143,7 @@ def _cast(name: str, datatype: str, found: Array, wanted: np.dtype[np.generic]) 
         return found.astype(wanted)
     with np.errstate(over="ignore"):
         cast = found.astype(wanted)
-    if wanted.kind == "f" and not np.isfinite(cast).all():
+    if wanted.kind == "f" and np.isinf(cast).any():
         raise InvalidInputError(name, f"expected {datatype}, got a number beyond its range")
     return cast
 

@@ -85,6 +85,31 @@ def test_any_json_is_a_tensor_or_refused_by_name(datatype, shape, data):
     assert refusal.name == "x" if refusal else found.shape == shape
 
 
+@pytest.mark.parametrize(
+    ("datatype", "data", "expected"),
+    [
+        ("UINT64", [2**64 - 1, 0], [2**64 - 1, 0]),
+        ("INT64", [-(2**63), 2**53 + 1], [-(2**63), 2**53 + 1]),
+        ("FP32", [2**70, 1.5], [2.0**70, 1.5]),  # as JavaScript writes large floats
+        ("FP64", [1, None], [1.0, np.nan]),
+    ],
+)
+def test_large_numbers_and_nulls_arrive_exactly(datatype, data, expected):
+    found = datatypes.from_json("x", datatype, (2,), data)
+    np.testing.assert_array_equal(found, np.array(expected, found.dtype))
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data"),
+    [("UINT64", [2**64]), ("INT64", [2**63]), ("UINT64", [-1]), ("INT64", [1.5]), ("INT64", [True]),
+     ("INT8", [128]), ("UINT8", [-1]), ("FP16", [65520]), ("FP64", [10**400]), ("BOOL", [1]),
+     ("INT64", [None])],
+)  # fmt: skip
+def test_a_number_that_the_type_cannot_hold_is_refused(datatype, data):
+    with pytest.raises(InvalidInputError, match="'x': expected"):
+        datatypes.from_json("x", datatype, (1,), data)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_json_never_carries_what_is_no_json_number(value):
     with pytest.raises(InferenceError, match="binary_data"):
