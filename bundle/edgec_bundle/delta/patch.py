@@ -103,17 +103,7 @@ def apply_patch(
         PatchLimitError: it would make more than `new_bytes`.
         PatchFormatError: it is malformed, or makes another file.
     """
-    start = patch.pread(MAX_HEADER_BYTES, 0)
-    header = read_header(start)
-    if header.format not in _FORMATS:
-        raise PatchFormatError(f"expected a patch of a file, got one of format {header.format}")
-    if header.new_bytes > new_bytes:
-        raise PatchLimitError(f"expected {new_bytes} bytes, but the patch makes {header.new_bytes}")
-    if (header.new_bytes, header.new_sha256) != (new_bytes, new_sha256):
-        raise PatchFormatError(
-            f"expected a patch to the file {new_sha256} of {new_bytes} bytes, "
-            f"got one to {header.new_sha256} of {header.new_bytes}"
-        )
+    header = _wanted_header(patch, new_sha256, new_bytes)
     found = sha256_of(old)
     if (header.old_bytes, header.old_sha256) != (old.size, found):
         raise BaseMismatchError(expected=header.old_sha256, found=found)
@@ -126,6 +116,21 @@ def apply_patch(
             f"expected the patch to make {new_sha256} of {new_bytes} bytes, "
             f"got {checked.sha256} of {checked.written}"
         )
+
+
+def _wanted_header(patch: BlobReader, new_sha256: str, new_bytes: int) -> PatchHeader:
+    """Return the header of `patch`, if it claims to make the file that is wanted."""
+    header = read_header(patch.pread(MAX_HEADER_BYTES, 0))
+    if header.format not in _FORMATS:
+        raise PatchFormatError(f"expected a patch of a file, got one of format {header.format}")
+    if header.new_bytes > new_bytes:
+        raise PatchLimitError(f"expected {new_bytes} bytes, but the patch makes {header.new_bytes}")
+    if (header.new_bytes, header.new_sha256) != (new_bytes, new_sha256):
+        raise PatchFormatError(
+            f"expected a patch to the file {new_sha256} of {new_bytes} bytes, "
+            f"got one to {header.new_sha256} of {header.new_bytes}"
+        )
+    return header
 
 
 def _encode(name: str, old: bytes, new: bytes, max_bytes: int) -> Patch | None:
