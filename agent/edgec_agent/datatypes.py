@@ -49,7 +49,9 @@ def from_json(name: str, datatype: str, shape: Sequence[int], data: object) -> A
     found = _numbers(data, exact=wanted.kind in "iu" and wanted.itemsize == 8)
     if found.ndim > 1 and found.shape != tuple(shape):
         raise InvalidInputError(name, f"expected data of shape {list(shape)} or flat")
-    if not data or not found.size:  # nothing, or rows of unequal length
+    if data and not found.size:
+        raise InvalidInputError(name, f"expected data of shape {list(shape)} or flat")
+    if not data:
         return _shaped(name, np.empty(0, wanted), shape)
     if found.dtype.kind == "O":
         found = _exactly(found, wanted)
