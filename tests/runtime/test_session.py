@@ -1,14 +1,19 @@
 """Models load from bytes on either runtime, run from many threads, and refuse what is no model."""
 
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from tiny_bundles import FIXTURES, onnx_model, quadrants_onnx
 
 from edgec_runtime import ModelError, RuntimeMissingError, installed_runtimes, load_session
+from edgec_runtime.backends._external import reads_other_files
 from edgec_runtime.session import require_runtime
 
 TFLITE = (FIXTURES / "quadrants.tflite").read_bytes()
@@ -62,28 +67,67 @@ def test_what_is_no_model_is_refused(runtime: str, name: str) -> None:
         load_session(payload, runtime)
 
 
-def test_a_model_cannot_read_files_of_the_device(tmp_path: Path, monkeypatch) -> None:
-    secret = tmp_path / "secret"
-    secret.write_bytes(np.arange(4, dtype=np.float32).tobytes())
-    monkeypatch.chdir(tmp_path)
-    for location in ("secret", str(secret), "../" + tmp_path.name + "/secret"):
-        weights = TensorProto(
-            name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL
-        )
-        weights.external_data.add(key="location", value=location)
-        graph = helper.make_graph(
-            [helper.make_node("Add", ["x", "w"], ["y"])],
-            "leak",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])],
-            [weights],
-        )
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
-        ).SerializeToString()
+def leaking_model(location: str, where: str) -> bytes:
+    """Return an ONNX file that adds four numbers out of another file to its input."""
+    weights = TensorProto(
+        name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL
+    )
+    weights.external_data.add(key="location", value=location)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])
+    add = helper.make_node("Add", ["x", "w"], ["y"])
+    constant = helper.make_node("Constant", [], ["w"])
+    constant.attribute.append(
+        onnx.AttributeProto(name="value", type=onnx.AttributeProto.TENSOR, t=weights)
+    )
+    if where == "initializer":
+        graph = helper.make_graph([add], "leak", [x], [y], [weights])
+    elif where == "constant":
+        graph = helper.make_graph([constant, add], "leak", [x], [y])
+    else:
+        inner = helper.make_graph([constant, add], "inner", [], [y])
+        branch = helper.make_node("If", ["yes"], ["y"], then_branch=inner, else_branch=inner)
+        yes = helper.make_tensor("yes", TensorProto.BOOL, [], [True])
+        graph = helper.make_graph([branch], "leak", [x], [y], [yes])
+    opset = helper.make_opsetid("", 17)
+    model: bytes = helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
+    return model
 
-        with pytest.raises(ModelError):
-            load_session(model, "onnxruntime")
+
+@pytest.mark.parametrize("optimise", [True, False])
+@pytest.mark.parametrize("where", ["initializer", "constant", "branch"])
+@pytest.mark.parametrize("location", ["secret", "../{folder}/secret", "{path}"])
+def test_a_model_cannot_read_files_of_the_device(
+    location: str, where: str, optimise: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    monkeypatch.chdir(tmp_path)
+    place = location.format(folder=tmp_path.name, path=tmp_path / "secret")
+
+    with pytest.raises(ModelError, match="keeps tensors in other files"):
+        load_session(leaking_model(place, where), "onnxruntime", optimise=optimise)
+
+
+def test_onnx_runtimes_own_format_is_refused() -> None:
+    with pytest.raises(ModelError, match="ONNX Runtime's own format"):
+        load_session(b"\0\0\0\0ORTM" + bytes(100), "onnxruntime")
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_searched_for_other_files_or_refused(payload: bytes) -> None:
+    with suppress(ValueError):
+        assert reads_other_files(payload) in (True, False)
+
+
+@given(st.data())
+def test_a_damaged_model_is_searched_or_refused(data: st.DataObject) -> None:
+    damaged = bytearray(leaking_model("secret", "branch"))
+    for _ in range(data.draw(st.integers(1, 5))):
+        at = data.draw(st.integers(0, len(damaged) - 1))
+        damaged[at] = data.draw(st.integers(0, 255))
+
+    with suppress(ValueError):
+        assert reads_other_files(bytes(damaged)) in (True, False)
 
 
 def test_a_model_of_text_is_refused() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnxruntime
 
+from edgec_runtime.backends._external import reads_other_files
 from edgec_runtime.errors import ModelError
 from edgec_runtime.session import Array, ModelTensor, check_feeds
 
@@ -33,6 +34,9 @@ _DTYPES = {
     },
 }
 _FATAL_ONLY = 4  # ONNX Runtime's own log to stderr; what goes wrong also comes as an exception
+# A second lock on the same door as `_refuse_other_files`, for runtimes that know the option.
+_FILES_BELOW = "session.model_external_initializers_file_folder_path"
+_NOWHERE = "/dev/null/nowhere"
 
 
 class OnnxSession:
@@ -42,12 +46,14 @@ class OnnxSession:
         self, model: bytes, *, threads: int = 1, delegate: str = "cpu", optimise: bool = True
     ) -> None:
         """Load `model`. See `session.load_session`; raises ModelError."""
+        _refuse_other_files(model)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _FATAL_ONLY
         # A spinning thread pool would keep a small device's core busy between requests.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry(_FILES_BELOW, _NOWHERE)
         if not optimise:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
@@ -77,6 +83,16 @@ class OnnxSession:
     def close(self) -> None:
         """Release the model once the last run under way has ended."""
         self._session = None
+
+
+def _refuse_other_files(model: bytes) -> None:
+    if model[4:8] == b"ORTM":
+        raise ModelError("expected an ONNX model, got one in ONNX Runtime's own format")
+    try:
+        if reads_other_files(model):
+            raise ModelError("the model keeps tensors in other files; expected all in one file")
+    except ValueError as error:
+        raise ModelError(f"ONNX Runtime cannot load the model: not ONNX ({error})") from error
 
 
 def _available(delegate: str) -> list[str]:
