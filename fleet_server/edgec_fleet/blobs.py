@@ -1,9 +1,10 @@
 """Blobs of a tenant: rows that say who may fetch what, bytes in the blob store."""
 
-from edgec_bundle.store import BlobStore, FolderBlobStore
 from sqlalchemy.orm import Session
 
-from edgec_fleet.db.schema import Blob
+from edgec_bundle.store import BlobStore, FolderBlobStore
+from edgec_fleet.db.schema import Blob, utcnow
+from edgec_fleet.db.session import insert_or
 from edgec_fleet.errors import UnknownError
 from edgec_fleet.settings import Settings
 
@@ -22,9 +23,8 @@ def put(session: Session, store: BlobStore, tenant: str, data: bytes, kind: str)
 
 def register(session: Session, tenant: str, digest: str, size: int, kind: str) -> None:
     """Let `tenant` fetch the blob `digest`, whose bytes are in the store already."""
-    if session.get(Blob, (tenant, digest)) is None:
-        session.add(Blob(tenant=tenant, sha256=digest, bytes=size, kind=kind))
-        session.flush()
+    values = {"tenant": tenant, "sha256": digest, "bytes": size, "kind": kind}
+    insert_or(session, Blob, {**values, "created_at": utcnow()}, {})
 
 
 def get(session: Session, tenant: str, digest: str) -> Blob:

@@ -9,6 +9,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from edgec_fleet.db.schema import RateWindow, utcnow
+from edgec_fleet.db.session import insert_or
 from edgec_fleet.errors import TooManyError
 
 
@@ -31,12 +32,8 @@ def count(session: Session, *buckets: str, window_s: int) -> None:
     start = _window(window_s)
     session.execute(delete(RateWindow).where(RateWindow.window_start < start - timedelta(days=1)))
     for bucket in sorted(buckets):
-        row = session.get(RateWindow, (bucket, start), with_for_update=True)
-        if row is None:
-            session.add(RateWindow(bucket=bucket, window_start=start, count=1))
-        else:
-            row.count += 1
-    session.flush()
+        values = {"bucket": bucket, "window_start": start, "count": 1}
+        insert_or(session, RateWindow, values, {"count": RateWindow.count + 1})
 
 
 def _window(window_s: int) -> datetime:

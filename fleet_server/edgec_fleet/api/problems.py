@@ -5,7 +5,7 @@ from typing import Any
 
 from apiflask import APIFlask, HTTPError
 from flask import Response, jsonify, request
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from werkzeug.exceptions import HTTPException
 
 from edgec_bundle.errors import BundleError
@@ -38,6 +38,7 @@ def register(app: APIFlask) -> None:
     app.register_error_handler(FleetError, _fleet)
     app.register_error_handler(BundleError, _bundle)
     app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(IntegrityError, _conflict)
     app.register_error_handler(DBAPIError, _database)
     app.register_error_handler(Exception, _unforeseen)
 
@@ -90,6 +91,12 @@ def _http(error: HTTPException) -> Response:
         if name in ("Allow", "Content-Range", "Location"):
             response.headers[name] = value
     return response
+
+
+def _conflict(error: IntegrityError) -> Response:
+    """Two requests made the same thing at the same time; one of them lost."""
+    logger.info("%s %s: %s", request.method, request.path, error.orig)
+    return problem(409, "somebody else changed this at the same time; look again")
 
 
 def _database(error: DBAPIError) -> Response:

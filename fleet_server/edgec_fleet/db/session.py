@@ -8,13 +8,17 @@ which SQLite ignores.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from sqlite3 import Connection as SqliteConnection
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
+
+from edgec_fleet.db.columns import Base
 
 BUSY_TIMEOUT_S = 30
 _NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")  # the escape, not an escaped backslash
@@ -56,6 +60,22 @@ class Database:
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+
+
+def insert_or(
+    session: Session, table: type[Base], values: Mapping[str, Any], update: Mapping[str, Any]
+) -> None:
+    """Insert a row, or with the same primary key `update` the one that is there.
+
+    Atomic, unlike a look before the insert. An empty `update` leaves the row as it is.
+    """
+    postgresql = session.get_bind().dialect.name == "postgresql"
+    insert = (postgres_insert if postgresql else sqlite_insert)(table).values(**values)
+    key = [column.name for column in table.__table__.primary_key.columns]
+    if update:
+        session.execute(insert.on_conflict_do_update(index_elements=key, set_=dict(update)))
+    else:
+        session.execute(insert.on_conflict_do_nothing(index_elements=key))
 
 
 def is_sqlite(url: str) -> bool:

@@ -18,6 +18,7 @@ from edgec_bundle.archive import Bundle, open_bundle
 from edgec_bundle.manifest import Manifest, target_path
 from edgec_fleet import audit, blobs
 from edgec_fleet.db.schema import Model, Release, Variant, VariantFile, new_id, utcnow
+from edgec_fleet.db.session import insert_or
 from edgec_fleet.errors import ConflictError, RefusedError
 from edgec_fleet.registry import mirror, releases, trust_state
 from edgec_fleet.server import Server
@@ -103,9 +104,8 @@ def _release_row(
     session: Session, tenant: str, manifest: Manifest, actor_id: str | None
 ) -> Release:
     """Return the row of the manifest's release, a new one unless it is there already."""
-    if session.get(Model, (tenant, manifest.model)) is None:
-        session.add(Model(tenant=tenant, name=manifest.model))
-        session.flush()
+    model = {"tenant": tenant, "name": manifest.model, "created_at": utcnow()}
+    insert_or(session, Model, model, {})
     release = releases.find_release(session, tenant, manifest.model, manifest.version)
     if release is not None:
         if release.number != manifest.release:

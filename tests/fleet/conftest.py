@@ -1,0 +1,236 @@
+"""A fleet server per test, on SQLite and on PostgreSQL, copied from one that was made once."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from flask.testing import FlaskClient
+
+from edgec_bundle.archive import pack_bundle, write_bundle
+from edgec_bundle.manifest import Manifest, Runtime, TensorSpec
+from edgec_fleet import audit, identity
+from edgec_fleet.api.app import devices_app, operators_app
+from edgec_fleet.db.schema import Tenant
+from edgec_fleet.initialise import initialise
+from edgec_fleet.registry import trust_state
+from edgec_fleet.server import Server
+from edgec_fleet.settings import Settings
+
+POSTGRES = os.environ.get(
+    "EDGEC_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres?connect_timeout=3"
+)
+PASSWORD = "correct horse battery"
+
+
+def _postgres(statement: str) -> None:
+    with closing(psycopg.connect(POSTGRES, autocommit=True)) as connection:
+        connection.execute(statement)  # type: ignore[call-overload]
+
+
+def _beside(name: str) -> str:
+    """Return the URL of the database `name` on the tests' PostgreSQL."""
+    base, _, query = POSTGRES.partition("?")
+    return base.rpartition("/")[0] + "/" + name + (f"?{query}" if query else "")
+
+
+@dataclass(frozen=True)
+class Template:
+    """An initialised fleet server that nobody has open."""
+
+    settings: Settings
+    database: str | None  # its name on PostgreSQL
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Template:
+    settings = Settings(dir=tmp_path_factory.mktemp("sqlite") / "fleet")
+    initialise(settings, password=PASSWORD)
+    return Template(settings, None)
+
+
+@pytest.fixture(scope="session")
+def postgresql_template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Template]:
+    name = f"edgec_test_{uuid.uuid4().hex}"
+    try:
+        _postgres(f"CREATE DATABASE {name}")
+    except psycopg.OperationalError as error:
+        pytest.skip(f"no PostgreSQL for tests: {str(error).splitlines()[0]}")
+    try:
+        folder = tmp_path_factory.mktemp("postgresql") / "fleet"
+        settings = Settings(dir=folder, database=_beside(name))
+        initialise(settings, password=PASSWORD)
+        yield Template(settings, name)
+    finally:
+        _postgres(f"DROP DATABASE {name}")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
+    """A fleet server of the test's own, on each database."""
+    template: Template = request.getfixturevalue(f"{request.param}_template")
+    folder = tmp_path / "fleet"
+    shutil.copytree(template.settings.dir, folder)
+    if template.database is None:
+        yield replace(template.settings, dir=folder)
+        return
+    name = f"edgec_test_{uuid.uuid4().hex}"
+    _postgres(f"CREATE DATABASE {name} TEMPLATE {template.database}")
+    try:
+        own = replace(template.settings, dir=folder, database=_beside(name))
+        own.save()
+        yield own
+    finally:
+        _postgres(f"DROP DATABASE {name}")
+
+
+@pytest.fixture
+def server(settings: Settings) -> Iterator[Server]:
+    with closing(Server.open(settings)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def operators(server: Server) -> FlaskClient:
+    """A client of the operators' listener that nobody is logged in at."""
+    return operators_app(server).test_client()
+
+
+class People:
+    """Makes users with API tokens; `headers("viewer")` is how one calls."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    def headers(self, role: str, tenant: str = "default") -> dict[str, str]:
+        with self.server.db.write() as session:
+            name = f"{role}-{uuid.uuid4().hex[:8]}"
+            user, _ = identity.create_user(session, tenant, name, role, PASSWORD, audit.SYSTEM)
+            text, _ = identity.create_api_token(session, user, "test", None, None, audit.SYSTEM)
+        return {"Authorization": f"Bearer {text}"}
+
+    def other_tenant(self, name: str = "other") -> str:
+        self.server.keystore(name).create()
+        with self.server.db.write() as session:
+            session.add(Tenant(id=name, title=name))
+            session.flush()
+            trust_state.establish(self.server, session, name)
+        return name
+
+
+@pytest.fixture
+def people(server: Server) -> People:
+    return People(server)
+
+
+class Bundles:
+    """Makes real, small bundles as .edgeb files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def make(
+        self,
+        version: str = "1.0.0",
+        release: int = 1,
+        profile: str = "rpi4",
+        model: str = "digits",
+        content: bytes = b"weights",
+    ) -> Path:
+        draft = Manifest(
+            model=model,
+            version=version,
+            release=release,
+            profile=profile,
+            format="tflite",
+            runtime=Runtime("litert"),
+            inputs=(TensorSpec("image", "uint8", (-1, 32, 32, 1)),),
+            outputs=(TensorSpec("probabilities", "float32", (-1, 10)),),
+        )
+        contents = {
+            "model": ("model.tflite", content + version.encode() + profile.encode()),
+            "labels": ("labels.txt", b"zero\none\n"),
+            "report": ("report.json", b'{"accuracy":0.99}'),
+        }
+        name = f"{model}-{version}-{profile}-{uuid.uuid4().hex[:6]}"
+        neighbours = {"measurements.json": b'{"latency_ms":{"p50":1.5}}'}
+        bundle = write_bundle(self.folder / name, draft, contents, neighbours)
+        packed = self.folder / f"{name}.edgeb"
+        pack_bundle(bundle, packed, ["measurements.json"])
+        return packed
+
+
+@pytest.fixture
+def bundles(tmp_path: Path) -> Bundles:
+    folder = tmp_path / "bundles"
+    folder.mkdir()
+    return Bundles(folder)
+
+
+@dataclass
+class FakeTls:
+    """Stands for a TLS connection with this client certificate."""
+
+    certificate: bytes | None = None
+
+    def getpeercert(self, binary_form: bool = False) -> bytes | None:
+        return self.certificate
+
+
+class DeviceKey:
+    """A device's key, its signing requests, and calls with its certificate."""
+
+    def __init__(self, server: Server, curve: ec.EllipticCurve | None = None) -> None:
+        self.client = devices_app(server).test_client()
+        self.key = ec.generate_private_key(curve or ec.SECP256R1())
+        self.tls = FakeTls()
+
+    def csr(self) -> str:
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "whatever")])
+        request = x509.CertificateSigningRequestBuilder().subject_name(name)
+        signed = request.sign(self.key, hashes.SHA256())
+        return signed.public_bytes(serialization.Encoding.PEM).decode()
+
+    def call(self, method: str, path: str, **options: Any) -> Any:
+        environ = {"gunicorn.socket": self.tls}
+        return self.client.open(path, method=method, environ_overrides=environ, **options)
+
+    def enrol(self, secret: str, **wish: Any) -> Any:
+        answer = self.call("POST", "/v1/enrol", json={"secret": secret, "csr": self.csr(), **wish})
+        if answer.status_code == 200:
+            self.use(answer.json["certificate"])
+        return answer
+
+    def use(self, pem: str) -> None:
+        certificate = x509.load_pem_x509_certificate(pem.encode())
+        self.tls.certificate = certificate.public_bytes(serialization.Encoding.DER)
+
+
+@pytest.fixture
+def new_device(server: Server) -> Any:
+    """Return a maker of device keys."""
+    return lambda **options: DeviceKey(server, **options)
+
+
+@pytest.fixture
+def new_secret(server: Server) -> Any:
+    """Return a maker of enrolment secrets."""
+    from edgec_bundle.trust.tokens import EnrolmentToken
+    from edgec_fleet.enrolment import create_token
+
+    def make(tenant: str = "default", **options: Any) -> str:
+        with server.db.write() as session:
+            text, _ = create_token(server, session, tenant, audit.SYSTEM, **options)
+        return EnrolmentToken.parse(text).secret
+
+    return make
