@@ -1,0 +1,96 @@
+"""Starts and stops the demo's programs: the same commands a person types."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+BIN = Path(sys.executable).parent
+
+
+class DemoError(Exception):
+    """The demo can't go on, or something that it checks did not hold."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Return `count` free TCP ports of 127.0.0.1."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def call(*command: str | Path, ok: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
+    """Run a program of ours to its end. Raises DemoError for an exit code not in `ok`."""
+    words = [str(BIN / str(command[0])), *map(str, command[1:])]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    if done.returncode not in ok:
+        shown = " ".join(map(str, command))
+        raise DemoError(f"{shown}\n  exit code {done.returncode}\n{done.stderr or done.stdout}")
+    return done
+
+
+def call_json(*command: str | Path) -> Any:
+    """Run a program of ours with --json; return what it printed, a list if several lines."""
+    lines = call(*command, "--json").stdout.splitlines()
+    found = [json.loads(line) for line in lines if line.startswith(("{", "["))]
+    return found[0] if len(found) == 1 else found
+
+
+class Program:
+    """A running program of ours with its output in a log file."""
+
+    def __init__(self, name: str, log: Path, *command: str | Path) -> None:
+        self.name = name
+        self.log = log
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [str(BIN / str(command[0])), *map(str, command[1:])],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env=dict(os.environ, PYTHONUNBUFFERED="1"),
+            )
+
+    def wait_for(self, ready: Callable[[], bool], seconds: float) -> None:
+        """Return when `ready()`; raise DemoError if the program ends or time runs out."""
+        wait_until(ready, seconds, f"{self.name} to be ready ({self.log})", self._check)
+
+    def stop(self) -> None:
+        """Ask the program to end; after 20 s, end its whole session."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait(timeout=5)
+
+    def _check(self) -> None:
+        if self._process.poll() is not None:
+            tail = self.log.read_text(errors="replace")[-2000:]
+            raise DemoError(f"{self.name} ended with code {self._process.returncode}:\n{tail}")
+
+
+def wait_until(
+    done: Callable[[], bool],
+    seconds: float,
+    what: str,
+    check: Callable[[], None] | None = None,
+) -> None:
+    """Poll `done` until it holds. Raises DemoError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        if check is not None:
+            check()
+        if time.monotonic() > deadline:
+            raise DemoError(f"waited {seconds:.0f} s for {what}")
+        time.sleep(0.1)
