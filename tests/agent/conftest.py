@@ -1,5 +1,7 @@
 """Makes the modules beside the tests importable (pytest imports tests by importlib)."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from wire import Wire
 
 from edgec_agent.host import ModelHost
 from edgec_agent.server import serve
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "triton_env.sh"
 
 
 @pytest.fixture
@@ -33,3 +37,14 @@ def server(host):
 def wire(server):
     with Wire(server.address) as wire:
         yield wire
+
+
+@pytest.fixture(scope="session")
+def triton_python():
+    """The Python of .venv-triton, made on demand."""
+    environment = {**os.environ, "PYTHON": sys.executable}
+    made = subprocess.run([SCRIPT], env=environment, capture_output=True, text=True, timeout=280)
+    if made.returncode == 3:
+        pytest.skip(f"tritonclient cannot be installed here: {made.stderr.strip()[-300:]}")
+    assert made.returncode == 0, made.stderr
+    return made.stdout.strip()

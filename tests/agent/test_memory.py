@@ -25,8 +25,8 @@ def test_ten_swaps_of_a_large_model_leave_no_memory_behind():
 
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)
-    second, last = found["resident"][1], found["resident"][-1]
-    assert last - second < found["model"] / 2  # without giving memory back: several models
+    third, last = found["resident"][2], found["resident"][-1]
+    assert last - third < found["model"] / 8  # without giving memory back: most of a model
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")

@@ -1,9 +1,7 @@
 """The independent client: tritonclient[http], in an environment of its own, unchanged."""
 
 import json
-import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +11,6 @@ from doubles import RUNTIMES, SCORES, X, load
 from edgec_agent.server import serve
 
 HERE = Path(__file__).parent
-SCRIPT = HERE.parents[1] / "scripts" / "triton_env.sh"
 CHECKS = 18 + 8
 
 HALF = {
@@ -23,17 +20,6 @@ HALF = {
     "preprocessing": [{"op": "cast", "dtype": "float32"}],
     "postprocessing": [{"op": "cast", "dtype": "float16"}],
 }
-
-
-@pytest.fixture(scope="session")
-def triton_python():
-    """The Python of .venv-triton, made on demand."""
-    environment = {**os.environ, "PYTHON": sys.executable}
-    made = subprocess.run([SCRIPT], env=environment, capture_output=True, text=True, timeout=280)
-    if made.returncode == 3:
-        pytest.skip(f"tritonclient cannot be installed here: {made.stderr.strip()[-300:]}")
-    assert made.returncode == 0, made.stderr
-    return made.stdout.strip()
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
