@@ -1,0 +1,191 @@
+"""Tells devices what is desired: signs each new assignment, and publishes it, retained.
+
+An assignment waits until its patches are made and the broker lets its device read their blocks;
+it never waits longer than `PATCH_WAIT`: then the full files have to do. What was published is
+published again when the trust metadata it names is replaced, when the director's signature grows
+old (with a new counter), and when a device says hello (a broker may have lost what it retained).
+"""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from edgec_bundle.errors import BundleError
+from edgec_bundle.messages import BlobRef, Desired, Topics, rfc3339
+from edgec_bundle.store import DEFAULT_BLOCK_BYTES
+from edgec_fleet import director
+from edgec_fleet.db.schema import Assignment, Device, Part, TrustSet, utcnow
+from edgec_fleet.errors import FleetError
+from edgec_fleet.gateway import sources
+from edgec_fleet.gateway.link import Link
+from edgec_fleet.rollout import assign
+from edgec_fleet.server import Server
+
+logger = logging.getLogger(__name__)
+
+PATCH_WAIT = timedelta(minutes=10)
+FRESH_BROKER = timedelta(seconds=30)  # a broker part whose last beat is older has gone
+BATCH = 100  # assignments looked at in one step
+GRANT_WAIT = timedelta(seconds=10)  # for the broker to let the device read its blobs
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A `desired` message to send, and what to write down when the broker has it."""
+
+    device: str
+    counter: int
+    generation: int
+    topic: str
+    payload: bytes
+
+
+class Publisher:
+    """Publishes what is due; `step` is called again and again."""
+
+    def __init__(self, server: Server, link: Link) -> None:
+        self._server = server
+        self._link = link
+        self._again: set[str] = set()
+        self._complained: set[tuple[str, int]] = set()
+
+    def again(self, devices: Iterable[str]) -> None:
+        """Publish the newest assignment of these devices once more."""
+        self._again.update(devices)
+
+    def step(self) -> int:
+        """Renew, sign and publish what is due; return how many messages went out.
+
+        Raises:
+            UnsentError: the broker is away; what was not acknowledged stays due.
+        """
+        self._renew()
+        due = self._due()
+        ready = [found for key in due if (found := self._prepare(*key)) is not None]
+        infos = [self._link.send(one.topic, one.payload, qos=1, retain=True) for one in ready]
+        self._link.wait(infos)
+        if ready:
+            self._written(ready)
+        return len(ready)
+
+    def _due(self) -> list[tuple[str, int]]:
+        """Return (device, counter) of what to publish: new ones first, then stale ones."""
+        newest = (
+            select(Assignment.device_id, Assignment.counter)
+            .join(TrustSet, TrustSet.tenant == Assignment.tenant)
+            .join(Device, Device.id == Assignment.device_id)
+            .where(Assignment.superseded_at.is_(None), Device.revoked_at.is_(None))
+        )
+        fresh = newest.where(Assignment.published_at.is_(None)).order_by(Assignment.created_at)
+        stale = newest.where(
+            Assignment.published_at.is_not(None),
+            Assignment.trust_generation < TrustSet.generation,
+        )
+        with self._server.db.read() as session:
+            found = [(row[0], row[1]) for row in session.execute(fresh.limit(BATCH))]
+            again = sorted(self._again)[:BATCH]
+            if again:
+                asked = session.execute(newest.where(Assignment.device_id.in_(again)))
+                found += [(row[0], row[1]) for row in asked]
+                self._again.difference_update(again)
+            if len(found) < BATCH:
+                found += [(row[0], row[1]) for row in session.execute(stale.limit(BATCH))]
+        return list(dict.fromkeys(found))
+
+    def _prepare(self, device_id: str, counter: int) -> Ready | None:
+        """Sign the assignment if need be, and compose its message; None: not yet, or not at all."""
+        now = utcnow()
+        try:
+            with self._server.db.write() as session:
+                assignment = session.get_one(Assignment, (device_id, counter), with_for_update=True)
+                if assignment.superseded_at is not None:
+                    return None
+                device = session.get_one(Device, device_id)
+                plan = sources.plan(session, device, assignment, ask=True)
+                if assignment.published_at is None and self._must_wait(
+                    session, assignment, plan, now
+                ):
+                    return None
+                signer = self._server.keystore(assignment.tenant).signer("director")
+                director.sign(assignment, signer, now)
+                return self._compose(session, assignment, plan, now)
+        except (BundleError, FleetError) as error:
+            if (device_id, counter) not in self._complained:
+                self._complained.add((device_id, counter))
+                logger.error("assignment %d of %s: %s", counter, device_id, error)
+            return None
+
+    def _must_wait(
+        self, session: Session, assignment: Assignment, plan: sources.Plan, now: datetime
+    ) -> bool:
+        if plan.pending and now - assignment.created_at < PATCH_WAIT:
+            return True
+        made = [patch.finished_at for patch in plan.ready if patch.finished_at is not None]
+        complete_at = max([assignment.created_at, *made])
+        if now - complete_at >= GRANT_WAIT:
+            return False
+        applied = policy_applied_at(session, now)
+        return applied is not None and applied <= complete_at
+
+    def _compose(
+        self, session: Session, assignment: Assignment, plan: sources.Plan, now: datetime
+    ) -> Ready:
+        trust = session.get_one(TrustSet, assignment.tenant)
+        message = Desired(
+            at=rfc3339(now),
+            director=assignment.document or b"",
+            metadata=BlobRef(sha256=trust.sha256, bytes=trust.bytes),
+            sources=plan.sources,
+            block_bytes=DEFAULT_BLOCK_BYTES,
+            http=self._server.settings.public_devices_url,
+            rollouts=dict(assignment.rollouts),
+        )
+        return Ready(
+            device=assignment.device_id,
+            counter=assignment.counter,
+            generation=trust.generation,
+            topic=Topics(assignment.tenant, assignment.device_id).down("desired"),
+            payload=message.to_bytes(),
+        )
+
+    def _written(self, ready: list[Ready]) -> None:
+        now = utcnow()
+        with self._server.db.write() as session:
+            for one in ready:
+                assignment = session.get_one(Assignment, (one.device, one.counter))
+                assignment.published_at = assignment.published_at or now
+                assignment.trust_generation = one.generation
+
+    def _renew(self) -> None:
+        """Replace documents that grow old by ones with a new counter."""
+        now = utcnow()
+        with self._server.db.read() as session:
+            old = session.scalars(
+                select(Assignment.device_id)
+                .join(Device, Device.id == Assignment.device_id)
+                .where(
+                    Assignment.superseded_at.is_(None),
+                    Assignment.expires_at < now + director.RENEW_BEFORE,
+                    Device.revoked_at.is_(None),
+                )
+                .limit(BATCH)
+            ).all()
+        for device_id in old:
+            with self._server.db.write() as session:
+                newest = assign.latest(session, device_id)
+                if newest is not None and director.is_due(newest, now):
+                    assign.renew(session, device_id, now, "the director's signature grew old")
+
+
+def policy_applied_at(session: Session, now: datetime) -> datetime | None:
+    """Return how recent the rights are that our broker enforces; None: it is not our broker."""
+    rows = session.scalars(
+        select(Part).where(Part.name == "broker", Part.beat_at > now - FRESH_BROKER)
+    ).all()
+    applied = [row.detail.get("policy_at") for row in rows]
+    known = [datetime.fromisoformat(text) for text in applied if isinstance(text, str)]
+    return max(known) if known else None
