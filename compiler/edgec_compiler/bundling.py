@@ -1,8 +1,9 @@
 """Writes one target's bundle: manifest, golden samples, records. Whole or not at all."""
 
-import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -11,10 +12,11 @@ from edgec_bundle.errors import BundleError
 from edgec_bundle.manifest import Manifest, Requires
 from edgec_compiler import judging, records
 from edgec_compiler.errors import UsageError
+from edgec_compiler.naming import model_name
 from edgec_compiler.options import GOLDEN_SAMPLES
+from edgec_compiler.precisions import TOLERANCES
 from edgec_compiler.records import Making
 from edgec_compiler.samples import Samples
-from edgec_compiler.variants import TOLERANCES
 from edgec_runtime.drift import baseline
 from edgec_runtime.golden import record_golden
 from edgec_runtime.pipeline import Pipeline, features_of
@@ -33,17 +35,21 @@ class Parts:
     out: Path
 
 
-def write_target(parts: Parts) -> Bundle:
+def write_target(parts: Parts, measure: Callable[[Bundle], Mapping[str, bytes]]) -> Bundle:
     """Write the bundle to `parts.out` and return it.
+
+    Args:
+        parts: what it is made of.
+        measure: tries the finished bundle in a temporary place and returns the unpinned files to
+            put beside it; what it raises leaves nothing at `parts.out`.
 
     Raises:
         UsageError: the folder holds something else, or the name is not one.
     """
     making, variant = parts.making, parts.making.variant
     manifest = _manifest(parts)
-    data = parts.samples.data
     golden, described = record_golden(
-        parts.pipeline, data.inputs, GOLDEN_SAMPLES, _tolerance(parts)
+        parts.pipeline, parts.samples.data.inputs, GOLDEN_SAMPLES, _tolerance(parts)
     )
     manifest = replace(manifest, golden=described)
     contents = {
@@ -55,18 +61,12 @@ def write_target(parts: Parts) -> Bundle:
     }
     if parts.labels is not None:
         contents["labels"] = ("labels.txt", parts.labels)
+    with TemporaryDirectory() as trial:
+        beside = measure(write_bundle(Path(trial) / "bundle", manifest, contents))
     try:
-        return write_bundle(parts.out, manifest, contents)
+        return write_bundle(parts.out, manifest, contents, beside)
     except BundleError as error:
         raise UsageError(f"--out: {error}") from error
-
-
-def model_name(name: str | None, stem: str) -> str:
-    """Return the model line's name: what was asked for, or made from the file's name."""
-    if name is not None:
-        return name
-    slug = re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-_")[:63]
-    return slug or "model"
 
 
 def _manifest(parts: Parts) -> Manifest:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from edgec_bundle.archive import Bundle
 from edgec_bundle.errors import BundleError
-from edgec_bundle.semver import SemVer
 from edgec_compiler import judging, records
 from edgec_compiler.bundling import Parts, write_target
 from edgec_compiler.errors import CompilerError, ConversionError, NotAchievedError, UsageError
@@ -22,32 +22,21 @@ from edgec_compiler.importers import import_model
 from edgec_compiler.importers.shapes import parse_shapes
 from edgec_compiler.interface import Interface, Steps, interface_of, read_steps
 from edgec_compiler.locking import check_lock, write_lock
-from edgec_compiler.measuring import measure_bundle
+from edgec_compiler.measuring import Measurements, measure_bundle
 from edgec_compiler.options import CompileOptions
+from edgec_compiler.planning import Plan, plan
 from edgec_compiler.records import Inputs, Making
 from edgec_compiler.samples import Samples, digest_of, load_samples, noise
 from edgec_compiler.sessions import source_session
 from edgec_compiler.source import SourceModel
 from edgec_compiler.tools import tool_versions
-from edgec_compiler.variants import format_for, make_variant, precision_for
-from edgec_hardware_profiles import Profile, ProfileError, load
+from edgec_compiler.variants import make_variant
 from edgec_runtime.classes import parse_labels
 from edgec_runtime.errors import RunError
 from edgec_runtime.evaluate import Evaluation
 from edgec_runtime.pipeline import Pipeline
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What will be made for one target, before any model is touched."""
-
-    profile: Profile
-    format: str
-    precision: str
-    out: Path
-    note: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,40 +48,6 @@ class TargetResult:
     error: str | None = None
     exit_code: int = 0
     note: str | None = None
-
-
-def plan(options: CompileOptions) -> tuple[Plan, ...]:
-    """Return what `options` ask for, having checked all that can be checked without the model.
-
-    Raises:
-        UsageError: an option is wrong, or a target cannot take what is asked for.
-    """
-    try:
-        SemVer.parse(options.version)
-    except BundleError as error:
-        raise UsageError(f"--version: {error}") from error
-    if options.release < 1:
-        raise UsageError(f"--release: expected 1 or more, got {options.release}")
-    if len(set(options.targets)) != len(options.targets) or not options.targets:
-        raise UsageError("--target: give each target once, and at least one")
-    for key in ("calibration", "evaluation", "preprocessing", "labels"):
-        given = getattr(options, key)
-        if given is not None and not Path(given).exists():
-            raise UsageError(f"--{key} {given}: no such file")
-    return tuple(_plan_one(options, target) for target in options.targets)
-
-
-def _plan_one(options: CompileOptions, target: str) -> Plan:
-    try:
-        profile = load(target)
-    except ProfileError as error:
-        raise UsageError(f"--target: {error}") from error
-    fmt = format_for(profile, options.format)
-    calibrated = options.calibration is not None
-    precision, note = precision_for(profile, options.precision, calibrated=calibrated)
-    single = len(options.targets) == 1
-    out = Path(options.out) if single else Path(options.out) / profile.name
-    return Plan(profile, fmt, precision, out, note)
 
 
 def compile_model(options: CompileOptions, progress: Progress) -> Iterator[TargetResult]:
@@ -134,7 +89,7 @@ class _Run:
         """Read samples and labels, and let the source model answer. Raises CompilerError."""
         steps = read_steps(Path(options.preprocessing)) if options.preprocessing else Steps()
         interface = interface_of(steps, source.inputs, _source_outputs(source))
-        labels = Path(options.labels).read_bytes() if options.labels else None
+        labels = _read_labels(options.labels)
         names = _label_names(labels)
 
         def samples(origin: str) -> Samples | None:
@@ -186,13 +141,19 @@ class _Run:
                 self.inputs,
                 self.tools,
             )
-            bundle = write_target(Parts(making, pipeline, self.evaluation, self.labels, one.out))
+            parts = Parts(making, pipeline, self.evaluation, self.labels, one.out)
+            self.forms.progress(f"{one.profile.name}: measure")
+            measured: list[Measurements] = []
+
+            def measure(bundle: Bundle) -> Mapping[str, bytes]:
+                seconds = time.monotonic() - started
+                measured.append(measure_bundle(bundle, one.profile, seconds))
+                return records.beside(making, measured[0])
+
+            bundle = write_target(parts, measure)
         finally:
             pipeline.close()
-        self.forms.progress(f"{one.profile.name}: measure")
-        measured = measure_bundle(bundle, one.profile, time.monotonic() - started)
-        facts = records.facts(making, bundle.digest, str(one.out), measured)
-        records.write_beside(one.out, making, measured)
+        facts = records.facts(making, bundle.digest, str(one.out), measured[0])
         return TargetResult(one.profile.name, facts, note=one.note)
 
     def _check_memory(self, one: Plan, size: int) -> None:
@@ -202,6 +163,15 @@ class _Run:
                 f"{one.profile.name}: the model has {size} bytes, the device {limit} bytes of "
                 "memory: lower the --precision or make the model smaller"
             )
+
+
+def _read_labels(path: str | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"--labels {path}: {error.strerror or error}") from error
 
 
 def _label_names(labels: bytes | None) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from edgec_compiler.options import DEFAULT_MAX_DROP
 from edgec_compiler.samples import Samples
 from edgec_compiler.sessions import source_session
 from edgec_compiler.source import SourceModel
-from edgec_hardware_profiles import Profile, ProfileError, load
+from edgec_hardware_profiles import Profile
 from edgec_runtime.errors import RunError
 from edgec_runtime.evaluate import Evaluation, agreement, evaluate
 from edgec_runtime.pipeline import Pipeline
@@ -65,16 +65,6 @@ def judged_session(payload: bytes, fmt: str, profile: Profile) -> Session:
     """Return a model file as its target computes it, as far as this machine can tell."""
     serving = fmt == "tflite" or profile.quantization.judged == "serving"
     return load_session(payload, RUNTIMES[fmt], optimise=serving)
-
-
-def is_judged_as_served(manifest: Manifest) -> bool:
-    """Return whether a bundle is judged with graph optimisation on: not where x86 saturates."""
-    if manifest.format != "onnx":
-        return True
-    try:
-        return load(manifest.profile).quantization.judged == "serving"
-    except ProfileError:
-        return True
 
 
 def run_over(pipeline: Pipeline, samples: Samples) -> Evaluation:

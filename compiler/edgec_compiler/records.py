@@ -7,7 +7,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from edgec_bundle.digest import sha256_hex
@@ -69,7 +68,7 @@ def metrics(making: Making) -> JSON:
         "agreement": verdict.agreement,
         "samples": verdict.samples,
         "data": verdict.data,
-        "bytes": {"source": making.source.bytes, "model": len(making.variant.payload)},
+        "bytes": {"source": making.source.size_bytes, "model": len(making.variant.payload)},
         "precision": making.variant.precision,
     }
 
@@ -164,7 +163,7 @@ def sbom(making: Making) -> bytes:
         for name, version in making.tools.items()
         if name != "python"
     ]
-    components = [
+    components: list[JSON] = [
         {
             "type": "machine-learning-model",
             "bom-ref": "source",
@@ -212,11 +211,10 @@ def facts(making: Making, digest: str, bundle: str, measured: Measurements) -> J
     }
 
 
-def write_beside(folder: Path, making: Making, measured: Measurements) -> None:
-    """Write measurements.json and report.html beside the bundle in `folder`; nothing pins them."""
-    (folder / "measurements.json").write_bytes(measured.to_bytes())
+def beside(making: Making, measured: Measurements) -> dict[str, bytes]:
+    """Return the files that lie beside the bundle, which nothing pins."""
     html = page(json.loads(report(making)), json.loads(measured.to_bytes()))
-    (folder / "report.html").write_text(html, "utf-8")
+    return {"measurements.json": measured.to_bytes(), "report.html": html.encode()}
 
 
 def _own_version(making: Making) -> str:

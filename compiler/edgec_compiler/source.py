@@ -1,11 +1,12 @@
 """A model as it was imported: one torch module and the facts of the file that it came from."""
 
 from dataclasses import dataclass
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from edgec_runtime.session import ModelTensor
+
+if TYPE_CHECKING:  # half of the commands never touch torch
+    from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +30,11 @@ class SourceModel:
     format: str  # "onnx" | "torch" | "tflite"
     name: str  # of the file, without suffix
     sha256: str  # of the file, external data included
-    bytes: int
+    size_bytes: int
     inputs: tuple[ModelTensor, ...]
     outputs: tuple[ModelTensor, ...]
     operators: tuple[Operator, ...]
-    module: nn.Module | None
+    module: "nn.Module | None"
     payload: bytes | None
 
     def example(self, seed: int = 0) -> tuple[Any, ...]:

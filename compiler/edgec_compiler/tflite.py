@@ -9,10 +9,10 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from edgec_compiler.errors import ModelFileError
 
-_OP_NAMES = {
+_OP_NAMES: dict[int, str] = {
     value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)
 }
-_TYPE_NAMES = {
+_TYPE_NAMES: dict[int, str] = {
     value: name.lower() for name, value in vars(schema.TensorType).items() if isinstance(value, int)
 }
 Flatbuffer = Any  # schema.ModelT: generated code without types
@@ -63,7 +63,7 @@ def op_name(model: Flatbuffer, operator: Any) -> str:
     code = model.operatorCodes[operator.opcodeIndex]
     builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
     if builtin == schema.BuiltinOperator.CUSTOM and code.customCode:
-        return str(bytes(code.customCode).decode("utf-8", "replace"))
+        return bytes(code.customCode).decode("utf-8", "replace")
     return _OP_NAMES.get(builtin, str(builtin))
 
 

@@ -39,7 +39,7 @@ def _import_onnx(path: Path, shapes: Shapes) -> SourceModel:
         format="onnx",
         name=path.stem,
         sha256=sha256,
-        bytes=size,
+        size_bytes=size,
         inputs=inputs,
         outputs=(),
         operators=onnx_file.operators_of(model),

@@ -1,6 +1,7 @@
 """Expands operators that ONNX itself defines as a function of simpler ones, and local functions."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import onnx
 
@@ -35,7 +36,7 @@ def expand(
     return None if body is None else _inline(node, body)
 
 
-def _with_defaults(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> onnx.NodeProto:
+def _with_defaults(node: onnx.NodeProto, schema: Any) -> onnx.NodeProto:
     """Return `node` with the attributes that it leaves to the operator's definition."""
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
@@ -48,21 +49,26 @@ def _with_defaults(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> onnx.Nod
 
 def _standard_body(
     node: onnx.NodeProto,
-    schema: onnx.defs.OpSchema,
+    schema: Any,  # OpSchema: its stub lacks what is about functions
     opset: int,
     types: tuple[onnx.TypeProto, ...],
 ) -> onnx.FunctionProto | None:
     if schema.has_function:
         version = max(v for v in schema.function_opset_versions if v <= opset)
         payload = schema.get_function_with_opset_version(version)
-        return onnx.FunctionProto.FromString(payload)
+        return _function(payload)
     if schema.has_context_dependent_function:
         version = max(v for v in schema.context_dependent_function_opset_versions if v <= opset)
         payload = schema.get_context_dependent_function_with_opset_version(
             version, node.SerializeToString(), [one.SerializeToString() for one in types]
         )
-        return onnx.FunctionProto.FromString(payload) if payload else None
+        return _function(payload) if payload else None
     return None
+
+
+def _function(payload: bytes) -> onnx.FunctionProto:
+    body: onnx.FunctionProto = onnx.FunctionProto.FromString(payload)
+    return body
 
 
 def _inline(node: onnx.NodeProto, body: onnx.FunctionProto) -> list[onnx.NodeProto]:

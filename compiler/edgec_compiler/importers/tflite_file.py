@@ -46,7 +46,7 @@ def import_tflite(path: Path, shapes: Shapes) -> SourceModel:
         format="tflite",
         name=path.stem,
         sha256=hashlib.sha256(payload).hexdigest(),
-        bytes=len(payload),
+        size_bytes=len(payload),
         inputs=inputs,
         outputs=outputs,
         operators=operators,

@@ -105,7 +105,7 @@ def describe(
         format="torch",
         name=name,
         sha256=sha256,
-        bytes=size,
+        size_bytes=size,
         inputs=tuple(_tensor(n, x) for n, x in zip(names, example, strict=True)),
         outputs=tuple(_tensor(n, x) for n, x in zip(outputs, results, strict=True)),
         operators=_operators(program),

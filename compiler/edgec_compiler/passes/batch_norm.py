@@ -52,7 +52,7 @@ def _fold_one(graph: fx.GraphModule, norm: fx.Node) -> None:
     gamma, beta, mean, variance = (held(graph, a) for a in norm.args[1:5])
     weight, bias = held(graph, layer.args[1]), held(graph, (*layer.args, None)[2])
     assert weight is not None and mean is not None and variance is not None  # noqa: S101, PT018
-    eps = norm.args[7] if len(norm.args) > 7 else 1e-5
+    eps: Any = norm.args[7] if len(norm.args) > 7 else 1e-5
     gain = torch.rsqrt(variance.double() + eps)
     gain = gain if gamma is None else gain * gamma.double()
     start = -mean.double() if bias is None else bias.double() - mean.double()

@@ -114,7 +114,9 @@ def count_mean(graph: fx.GraphModule) -> int:
 def _is_spatial_mean(node: fx.Node) -> bool:
     if not is_call(node, _A.mean.dim) or node.kwargs:
         return False
-    shape, axes = shape_of(node.args[0]), node.args[1]
-    if shape is None or len(shape) != 4 or not isinstance(axes, list | tuple):
-        return False
-    return sorted(int(axis) % 4 for axis in axes) == [2, 3]  # type: ignore[call-overload]
+    shape, axes = shape_of(node.args[0]), _ints(node.args[1])
+    return shape is not None and len(shape) == 4 and sorted(a % 4 for a in axes) == [2, 3]
+
+
+def _ints(values: Any) -> list[int]:
+    return [int(value) for value in values] if isinstance(values, list | tuple) else []

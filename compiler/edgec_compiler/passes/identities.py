@@ -67,7 +67,7 @@ def _is_identity(node: fx.Node) -> bool:
     same = shape_of(node) == shape_of(source)
     if is_call(node, _A.permute.default):
         order = node.args[1]
-        return isinstance(order, list | tuple) and list(order) == sorted(order)  # type: ignore[type-var]
+        return isinstance(order, list | tuple) and list(order) == sorted(order)
     if is_call(node, *_SAME_SHAPE):
         return same and (not is_call(node, _A.slice.Tensor) or (*node.args, 1)[4:5] in ((), (1,)))
     return is_call(node, *_SAME_DTYPE) and node.meta["dtype"] == source.meta.get("dtype")

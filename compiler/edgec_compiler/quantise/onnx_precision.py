@@ -9,7 +9,6 @@ from edgec_compiler.errors import ConversionError
 from edgec_hardware_profiles import Quantization
 
 Ranges = Mapping[str, tuple[float, float]]
-NEEDS_CALIBRATION = frozenset({"int8"})
 # TensorRT: symmetric only, pairs on the weights too, one pair per reader, float biases.
 _TENSORRT = {
     "ActivationSymmetric": True,

@@ -8,7 +8,6 @@ import numpy as np
 from edgec_compiler.errors import ConversionError
 
 Ranges = Mapping[str, tuple[float, float]]
-NEEDS_CALIBRATION = frozenset({"int8", "int16x8", "int4"})
 _ALL = ".*"
 
 

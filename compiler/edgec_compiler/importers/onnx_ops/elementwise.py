@@ -73,7 +73,8 @@ def _hard_sigmoid(node: Node, x: Tensor) -> Tensor:
 
 def _selu(node: Node, x: Tensor) -> Tensor:
     alpha, gamma = node.attr("alpha", 1.6732632423543772), node.attr("gamma", 1.0507009873554805)
-    return gamma * torch.where(x > 0, x, alpha * (torch.exp(torch.clamp(x, max=0)) - 1))
+    below = alpha * (torch.exp(torch.clamp(x, max=0)) - 1)
+    return torch.mul(torch.where(x > 0, x, below), gamma)
 
 
 def _celu(node: Node, x: Tensor) -> Tensor:

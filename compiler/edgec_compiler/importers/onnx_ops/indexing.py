@@ -88,7 +88,7 @@ def _arg(call: Callable[..., Tensor]) -> Callable[[Node, Tensor], Tensor]:
         axis, keep = node.attr("axis", 0), bool(node.attr("keepdims", 1))
         if not node.attr("select_last_index", 0):
             return call(x, axis, keepdim=keep)
-        return x.shape[axis] - 1 - call(x.flip(axis), axis, keepdim=keep)
+        return torch.rsub(call(x.flip(axis), axis, keepdim=keep), x.shape[axis] - 1)
 
     return run
 

@@ -121,7 +121,8 @@ def _lrn(node: Node, x: Tensor) -> Tensor:
     squares = (x * x).movedim(1, -1).unsqueeze(-2)
     squares = functional.pad(squares, (before, size - 1 - before))
     total = squares.unfold(-1, size, 1).sum(-1).squeeze(-2).movedim(-1, 1)
-    return x / (node.attr("bias", 1.0) + alpha / size * total) ** node.attr("beta", 0.75)
+    share = node.attr("bias", 1.0) + alpha / size * total
+    return torch.div(x, torch.pow(share, node.attr("beta", 0.75)))
 
 
 def _lp_norm(node: Node, x: Tensor) -> Tensor:

@@ -91,7 +91,8 @@ def _lp_pool(node: Node, x: Tensor) -> Tensor:
     for k in kernel:
         cells *= k
     powered = pad(x, pads).abs() ** p
-    return (_AVERAGE[len(kernel)](powered, list(kernel), list(strides)) * cells) ** (1 / p)
+    total = _AVERAGE[len(kernel)](powered, list(kernel), list(strides)) * cells
+    return torch.pow(total, 1 / p)
 
 
 def _global_average(_node: Node, x: Tensor) -> Tensor:
@@ -104,7 +105,7 @@ def _global_max(_node: Node, x: Tensor) -> Tensor:
 
 def _global_lp(node: Node, x: Tensor) -> Tensor:
     p = node.attr("p", 2)
-    return (x.abs() ** p).sum(list(range(2, x.dim())), keepdim=True) ** (1 / p)
+    return torch.pow((x.abs() ** p).sum(list(range(2, x.dim())), keepdim=True), 1 / p)
 
 
 OPS: dict[str, Callable[..., Any]] = {

@@ -86,7 +86,8 @@ def _coordinates(node: Node, old: int, new: int, scale: float) -> Floats:
     match _rule(node):
         case "align_corners":
             # by the exact length, as ONNX has it, which `new` is the floor of
-            return at * (old - 1) / (old * scale - 1) if old * scale != 1 else at * 0
+            span = old * scale - 1
+            return at * (old - 1) / span if span else at * 0
         case "asymmetric":
             return at / scale
         case "half_pixel":
@@ -104,7 +105,8 @@ def _kernel(node: Node, distance: Floats) -> Floats:
     """Return the weight of an element at `distance`, in old elements."""
     t = np.abs(distance)
     if node.attr("mode") == "linear":
-        return np.maximum(1 - t, 0)
+        linear: Floats = np.maximum(1 - t, 0)
+        return linear
     a = node.attr("cubic_coeff_a", -0.75)
     near = (a + 2) * t**3 - (a + 3) * t**2 + 1
     far = a * (t**3 - 5 * t**2 + 8 * t - 4)
@@ -145,7 +147,8 @@ def _nearest_rows(node: Node, old: int, new: int, scale: float) -> npt.NDArray[n
     if rounding not in _ROUNDING:
         node.refuse(f"nearest_mode {rounding}")
     rounded = _ROUNDING[rounding](_coordinates(node, old, new, scale))
-    return np.clip(rounded, 0, old - 1).astype(np.int64)
+    rows: npt.NDArray[np.int64] = np.clip(rounded, 0, old - 1).astype(np.int64)
+    return rows
 
 
 def _grid_sample(node: Node, x: Tensor, grid: Tensor) -> Tensor:

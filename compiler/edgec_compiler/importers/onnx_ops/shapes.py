@@ -72,7 +72,7 @@ def _slice(node: Node, x: Tensor, *_bounds: Tensor) -> Tensor:
 
 
 def _expand(node: Node, x: Tensor, _shape: Tensor) -> Tensor:
-    return x.expand(torch.broadcast_shapes(x.shape, node.ints(1, "shape")))
+    return x.expand(list(np.broadcast_shapes(tuple(x.shape), tuple(node.ints(1, "shape")))))
 
 
 def _tile(node: Node, x: Tensor, *_repeats: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ def _eye_like(node: Node, x: Tensor) -> Tensor:
     dtype = x.dtype if element_type is None else torch_dtype(node, element_type)
     k, (rows, columns) = node.attr("k", 0), x.shape
     distance = torch.arange(columns)[None, :] - torch.arange(rows)[:, None]
-    return (distance == k).to(dtype)
+    return torch.eq(distance, k).to(dtype)
 
 
 def _reverse_sequence(node: Node, x: Tensor, _lengths: Tensor) -> Tensor:

@@ -1,0 +1,42 @@
+"""`edgec evaluate`: how good a bundle or a model is on data."""
+
+import argparse
+
+from edgec_compiler.cli.command import Subparsers, add_json, command, print_json
+from edgec_compiler.cli.opening import open_any
+from edgec_runtime.data import load_data
+from edgec_runtime.evaluate import evaluate
+
+
+def add(commands: Subparsers) -> None:
+    """Add the command."""
+    parser = command(
+        commands,
+        "evaluate",
+        "measure the accuracy of a bundle or a model",
+        "edgec evaluate build --data test.npz",
+        run,
+    )
+    parser.add_argument("model", metavar="BUNDLE|MODEL")
+    parser.add_argument(
+        "--data", required=True, metavar="DATA", help=".npz with labels, or a folder of images"
+    )
+    parser.add_argument("--preprocessing", metavar="STEPS.toml", help="for a model file")
+    parser.add_argument("--labels", metavar="FILE", help="for a model file: names of the classes")
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print accuracy and number of samples."""
+    pipeline = open_any(arguments.model, arguments.preprocessing, arguments.labels)
+    try:
+        found = evaluate(pipeline, load_data(arguments.data, pipeline.labels))
+    finally:
+        pipeline.close()
+    if arguments.json:
+        print_json({"model": arguments.model, "samples": found.samples, "accuracy": found.accuracy})
+    elif found.accuracy is None:
+        print(f"{arguments.model}: ran on {found.samples} samples; no labels, so no accuracy")
+    else:
+        print(f"{arguments.model}: accuracy {found.accuracy:.4f} on {found.samples} samples")
+    return 0

@@ -1,0 +1,31 @@
+"""`edgec patch`: applies what `edgec diff` made."""
+
+import argparse
+
+from edgec_bundle.delta import patch_path
+from edgec_compiler.cli.command import Subparsers, add_json, command, print_json
+
+
+def add(commands: Subparsers) -> None:
+    """Add the command."""
+    parser = command(
+        commands,
+        "patch",
+        "apply a patch to an old file or bundle",
+        "edgec patch digits-1.0.0 update.patch -o digits-1.1.0",
+        run,
+    )
+    parser.add_argument("old", metavar="OLD", help="file or bundle that the patch was made from")
+    parser.add_argument("patch", metavar="PATCH")
+    parser.add_argument("-o", "--output", required=True, metavar="NEW")
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the new file or bundle, whole or not at all."""
+    digest = patch_path(arguments.old, arguments.patch, arguments.output)
+    if arguments.json:
+        print_json({"new": arguments.output, "sha256": digest})
+    else:
+        print(f"{arguments.output}: sha256 {digest}")
+    return 0
