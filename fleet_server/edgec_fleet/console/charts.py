@@ -56,13 +56,13 @@ def before_after(quantity: Compared) -> Markup:
     rows = Markup("")
     for y, label, value, samples in (
         (0, "before", quantity.before, quantity.before_samples),
-        (22, "after", quantity.after, quantity.after_samples),
+        (24, "after", quantity.after, quantity.after_samples),
     ):
         width = 0.0 if value is None else 110 * value / top
         text = "no data yet" if value is None else f"{value:.{quantity.digits}f} {quantity.unit}"
         rows += Markup(
             '<text class="axis" x="0" y="{0}">{1}</text>'
-            '<rect class="fill-{2}" x="44" y="{3}" width="{4:.2f}" height="12" rx="1"/>'
+            '<rect class="fill-{2}" x="52" y="{3}" width="{4:.2f}" height="12" rx="1"/>'
             '<text class="value" x="{5:.2f}" y="{0}">{6} <tspan class="axis">n={7}</tspan></text>'
         ).format(
             y + 12,
@@ -70,7 +70,7 @@ def before_after(quantity: Compared) -> Markup:
             "before" if label == "before" else "busy",
             y + 2,
             width,
-            48 + width,
+            56 + width,
             text,
             samples,
         )
@@ -80,8 +80,8 @@ def before_after(quantity: Compared) -> Markup:
     )
     return Markup(
         '<figure class="multiple"><figcaption>{}</figcaption>'
-        '<svg viewBox="0 0 260 40" role="img" aria-label="{}">'
-        '<line class="rule" x1="44" y1="0" x2="44" y2="38"/>{}</svg></figure>'
+        '<svg viewBox="0 0 300 44" role="img" aria-label="{}">'
+        '<line class="rule" x1="52" y1="0" x2="52" y2="44"/>{}</svg></figure>'
     ).format(quantity.title, alternative, rows)
 
 

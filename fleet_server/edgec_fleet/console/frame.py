@@ -110,7 +110,7 @@ def shared() -> dict[str, Any]:
         return {}
     keys = guard.server().keystore(caller.tenant)
     return {
-        "caller": caller,
+        "me": caller,
         "rail": RAIL,
         "sections": SECTIONS,
         "dev_keys": [role for role in AUTHORITATIVE if keys.holds(role)]

@@ -28,6 +28,7 @@ from edgec_fleet.db.schema import (
 )
 
 PAGE = 50  # rows of a list
+FEW = 20  # rows of a list that shares its page with others
 ATTENTION = ("failed", "rejected", "rolled_back", "timed_out")
 BEAT_STALE = timedelta(seconds=30)
 
@@ -39,11 +40,12 @@ class Page:
     rows: Sequence[Any]
     total: int
     number: int  # from 1
+    size: int = PAGE
 
     @property
     def last(self) -> int:
         """The number of the last page, at least 1."""
-        return max(1, -(-self.total // PAGE))
+        return max(1, -(-self.total // self.size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +96,12 @@ class Measured:
     p95_ms: float | None = None
 
 
-def page(session: Session, query: Select[Any], number: int) -> Page:
+def page(session: Session, query: Select[Any], number: int, size: int = PAGE) -> Page:
     """Return page `number` (from 1) of an ordered query of single rows."""
     total = session.scalar(select(func.count()).select_from(query.order_by(None).subquery())) or 0
-    number = min(max(1, number), max(1, -(-total // PAGE)))
-    rows = session.scalars(query.limit(PAGE).offset((number - 1) * PAGE)).all()
-    return Page(rows, total, number)
+    number = min(max(1, number), Page((), total, 1, size).last)
+    rows = session.scalars(query.limit(size).offset((number - 1) * size)).all()
+    return Page(rows, total, number, size)
 
 
 def life(session: Session, tenant: str) -> Life:
@@ -217,7 +219,7 @@ def updates(session: Session, rollout_id: str, number: int) -> Page:
         .order_by(DeviceUpdate.state.in_(ATTENTION).desc(), DeviceUpdate.since.desc())
         .order_by(DeviceUpdate.device_id)
     )
-    return page(session, query, number)
+    return page(session, query, number, FEW)
 
 
 def log(session: Session, rollout_id: str, limit: int = 200) -> Sequence[RolloutLog]:
