@@ -77,10 +77,10 @@ class Call:
                 outputs = self._infer(inputs)
                 ms = (time.perf_counter() - started) * 1e3
         except UnavailableError:
-            self.refuse("busy")
+            self._count("busy")
             raise
         except ServingError as error:
-            self.refuse("input" if isinstance(error, RequestError) else "model")
+            self._count("input" if isinstance(error, RequestError) else "model")
             self._show_taps(inputs, None)
             raise
         observed = self._serving.observe(inputs, outputs)
@@ -88,8 +88,25 @@ class Call:
         self._show_taps(inputs, outputs)
         return outputs
 
-    def refuse(self, failure: Failure) -> None:
-        """Count a call that failed, here or before it could run."""
+    def reject(self, reread: Callable[[Manifest], Inputs]) -> None:
+        """Count a call whose request does not even fit the interface of this manifest.
+
+        Taps are told if it would fit the other side's: a release that changed its interface
+        must not pass for flawless because nothing reaches it any more.
+
+        Args:
+            reread: returns the request's inputs as another manifest has them, or raises
+                RequestError.
+        """
+        self._count("input")
+        for tap in self._slot.taps:
+            try:
+                inputs = reread(tap.other.manifest)
+            except RequestError:
+                continue  # the caller's fault, whoever answers
+            tap.offer(self._serving, inputs, None)
+
+    def _count(self, failure: Failure) -> None:
         self._slot.recorder(self._serving).failed(failure)
 
     def _infer(self, inputs: Inputs) -> Outputs:
@@ -206,11 +223,11 @@ class ModelHost:
         slot = self._slots.get(model)
         if slot is None:
             raise UnknownModelError(model)
-        serving, ticket = self._enter(slot, model, version)
+        serving = self._enter(slot, model, version)
         try:
             yield Call(slot, serving, self._wait_s)
         finally:
-            serving.leave(ticket)
+            serving.leave()
 
     def infer(
         self, model: str, inputs: Inputs, version: str | None = None
@@ -298,14 +315,13 @@ class ModelHost:
             slot.changed.notify_all()
         return previous
 
-    def _enter(self, slot: _Slot, model: str, version: str | None) -> tuple[Serving, int]:
+    def _enter(self, slot: _Slot, model: str, version: str | None) -> Serving:
         while True:
             serving = slot.active or self._await_successor(slot, model)
             if version and version != serving.manifest.version:
                 raise UnknownModelError(model, version=version, serving=serving.manifest.version)
-            ticket = serving.enter()
-            if ticket is not None:
-                return serving, ticket
+            if serving.enter():
+                return serving
             # Retired between the two steps, so a successor is in place already: look again.
 
     def _await_successor(self, slot: _Slot, model: str) -> Serving:

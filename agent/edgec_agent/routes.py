@@ -159,12 +159,12 @@ class Api:
         length = request.head.headers.get("inference-header-content-length")
         if length is not None and not (length.isascii() and length.isdigit() and len(length) < 16):
             raise RequestError("expected Inference-Header-Content-Length as a number")
+        header_length = None if length is None else int(length)
         with self._host.call(name, version) as call:
             try:
-                header_length = None if length is None else int(length)
                 asked = oip.decode(request.body, header_length, call.manifest)
             except RequestError:
-                call.refuse("input")
+                call.reject(lambda other: oip.decode(request.body, header_length, other).inputs)
                 raise
             outputs = call.run(asked.inputs)
             body, parts = oip.encode(asked, outputs, call.manifest, call.labels)

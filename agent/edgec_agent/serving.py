@@ -34,8 +34,8 @@ _WARM_RUNS = 3  # the first runs of a session are slower: memory is planned, pag
 class Serving:
     """A pipeline that is, was or will be in service.
 
-    A call enters, runs and leaves. `refuse_entry` lets nobody enter any more; whoever leaves last
-    has the pipeline closed, in a thread of its own, so that no caller waits for it.
+    A call enters, runs in its turn, and leaves. `refuse_entry` lets nobody enter any more; whoever
+    leaves last has the pipeline closed, in a thread of its own, so that no caller waits for it.
     """
 
     def __init__(self, manifest: Manifest, pipeline: Pipeline, *, concurrency: int | None = None):
@@ -46,8 +46,9 @@ class Serving:
         self.pipeline = pipeline
         self.loaded_at = datetime.now(UTC)
         self._lock = threading.Lock()
-        self._entered: dict[int, float] = {}  # ticket -> when, by the monotonic clock
-        self._tickets = 0
+        self._in_flight = 0
+        self._held = 0
+        self._running: dict[int, float] = {}  # thread -> since when, by the monotonic clock
         self._retired = False
         self._closed = threading.Event()
         # A LiteRT interpreter runs one call at a time anyway: wait here, where it isn't measured.
@@ -55,20 +56,33 @@ class Serving:
         self._turns = threading.BoundedSemaphore(min(cores, concurrency or cores))
         self._observe_after = 0.0
 
-    def enter(self) -> int | None:
-        """Return a ticket to `leave` with, or None if this serving is retired."""
+    def enter(self) -> bool:
+        """Begin a call, to be ended with `leave`; False if this serving is retired."""
         with self._lock:
-            if self._retired:
-                return None
-            self._tickets += 1
-            self._entered[self._tickets] = time.monotonic()
-            return self._tickets
+            if not self._retired:
+                self._in_flight += 1
+            return not self._retired
 
-    def leave(self, ticket: int) -> None:
+    def leave(self) -> None:
         """End the call that `enter` began."""
         with self._lock:
-            del self._entered[ticket]
-            last = self._retired and not self._entered
+            self._in_flight -= 1
+            last = self._is_last()
+        if last:
+            self._close_aside()
+
+    def hold(self) -> bool:
+        """Keep this serving from being closed until `release`; False if it is retired."""
+        with self._lock:
+            if not self._retired:
+                self._held += 1
+            return not self._retired
+
+    def release(self) -> None:
+        """End what `hold` began."""
+        with self._lock:
+            self._held -= 1
+            last = self._is_last()
         if last:
             self._close_aside()
 
@@ -79,9 +93,14 @@ class Serving:
             raise UnavailableError(
                 f"model '{self.manifest.model}' is busy: no turn in {wait_s:g} s"
             )
+        me = threading.get_ident()
+        with self._lock:
+            self._running[me] = time.monotonic()
         try:
             yield
         finally:
+            with self._lock:
+                del self._running[me]
             self._turns.release()
 
     def observe(self, inputs: Inputs, outputs: Outputs) -> Outputs:
@@ -115,9 +134,11 @@ class Serving:
     def refuse_entry(self) -> None:
         """Let nobody in any more, and close once the last call has ended."""
         with self._lock:
-            idle = not self._retired and not self._entered
+            if self._retired:
+                return
             self._retired = True
-        if idle:
+            last = self._is_last()
+        if last:
             self._close_aside()
 
     def wait_closed(self, timeout_s: float) -> bool:
@@ -132,13 +153,19 @@ class Serving:
     @property
     def in_flight(self) -> int:
         """How many calls are inside."""
-        return len(self._entered)
+        return self._in_flight
 
     def oldest_call_s(self) -> float:
-        """Return for how long the oldest call has been inside; 0 when empty. For watchdogs."""
+        """Return for how long the model has been running the oldest call; 0 when it is idle.
+
+        Waiting for a turn does not count: this is for watchdogs.
+        """
         with self._lock:
-            oldest = min(self._entered.values(), default=None)
+            oldest = min(self._running.values(), default=None)
         return 0.0 if oldest is None else time.monotonic() - oldest
+
+    def _is_last(self) -> bool:
+        return self._retired and not self._in_flight and not self._held
 
     def _close_aside(self) -> None:
         threading.Thread(target=self._close, name="edgec-close", daemon=True).start()

@@ -87,7 +87,7 @@ class Tap:
         self._primary_errors = self._other_errors = 0
         self._primary_ms, self._other_ms = LatencySketch(), LatencySketch()
         self._busy_since: float | None = None
-        self._tickets = _enter_both(primary, other)  # neither is closed under our feet
+        _hold_both(primary, other)  # neither is closed under our feet
         self._thread = threading.Thread(target=self._work, name="edgec-tap", daemon=True)
         self._thread.start()
 
@@ -153,8 +153,8 @@ class Tap:
                     continue
                 self._judge_safely(seen)
         finally:
-            self.primary.leave(self._tickets[0])
-            self.other.leave(self._tickets[1])
+            self.primary.release()
+            self.other.release()
 
     def _judge_safely(self, seen: _Seen) -> None:
         started = time.monotonic()
@@ -220,15 +220,12 @@ def _run(serving: Serving, inputs: Inputs) -> tuple[Outputs | None, float | None
     return outputs, (time.perf_counter() - started) * 1e3
 
 
-def _enter_both(primary: Serving, other: Serving) -> tuple[int, int]:
-    first = primary.enter()
-    if first is None:
+def _hold_both(primary: Serving, other: Serving) -> None:
+    if not primary.hold():
         raise RuntimeError(f"{primary.manifest.model} {primary.manifest.version} is retired")
-    second = other.enter()
-    if second is None:
-        primary.leave(first)
+    if not other.hold():
+        primary.release()
         raise RuntimeError(f"{other.manifest.model} {other.manifest.version} is retired")
-    return first, second
 
 
 def _size_of(inputs: Inputs) -> int:

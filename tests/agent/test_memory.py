@@ -26,7 +26,7 @@ def test_ten_swaps_of_a_large_model_leave_no_memory_behind():
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)
     third, last = found["resident"][2], found["resident"][-1]
-    assert last - third < found["model"] / 8  # without giving memory back: most of a model
+    assert last - third < found["model"] / 2  # 32 MB without giving it back
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")

@@ -11,6 +11,7 @@ from doubles import INFER, LIMITS, RUNTIMES, load, rows, wait_until
 from wire import Wire, answers_as_ever, binary_body, infer_body
 
 from edgec_agent.errors import AddressError
+from edgec_agent.limits import Limits
 from edgec_agent.server import serve
 
 
@@ -209,6 +210,22 @@ def test_a_slow_body_is_given_up(server, wire):
     assert wire.answer().status == 408
     assert wire.closed()
     assert answers_as_ever(server)
+
+
+def test_a_client_that_does_not_read_is_given_up(host):
+    load(host)
+    limits = Limits(body_bytes=32 << 20, write_s=0.3)
+    server = serve(host, "127.0.0.1:0", limits=limits)
+    options = {"parameters": {"binary_data_output": True}}
+    body, headers = binary_body(np.zeros((1_000_000, 4), np.float32), **options)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    head = f"POST {INFER} HTTP/1.1\r\n{HOST}Content-Length: {len(body)}\r\n{lines}\r\n"
+
+    with Wire(server.address) as deaf, Wire(server.address) as wire:
+        deaf.send(head.encode() + body)  # and then does not read the 16 MB of the answer
+        wait_until(lambda: b"_http_connections 2" in wire.request("GET", "/metrics").body)
+        wait_until(lambda: b"_http_connections 1" in wire.request("GET", "/metrics").body)
+    server.close()
 
 
 def test_an_idle_connection_gives_way_when_all_are_taken(host):

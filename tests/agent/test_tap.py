@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from doubles import FAILING, RUNTIMES, X, bundle, rows, wait_until
+from doubles import FAILING, INFER, RUNTIMES, X, bundle, rows, wait_until
+from wire import Wire, infer_body
 
 from edgec_agent.errors import InferenceError, RequestError, UnknownModelError
 from edgec_agent.host import ModelHost
+from edgec_agent.server import serve
 from edgec_agent.serving import Serving
 from edgec_agent.tap import Tap
 
@@ -62,7 +66,7 @@ def test_a_row_may_agree_where_another_does_not(host):
 
 def test_a_model_that_refuses_what_the_other_answers_is_in_error(host):
     host.activate("double", aside(host, "1.0.0"))
-    integers = X.__class__("x", "int32", (-1, 4), "values")
+    integers = replace(X, dtype="int32")
     tap = host.start_tap("double", aside(host, "1.1.0", x=integers))
 
     host.infer("double", {"x": first_class(2)})
@@ -193,3 +197,35 @@ def test_a_tap_needs_two_living_servings(host):
         host.start_tap("double", closed)
     assert host.taps("double") == ()
     assert host.infer("double", {"x": rows()})[1].version == "1.0.0"
+
+
+def test_a_release_that_takes_no_request_any_more_is_in_error_over_http(host):
+    old = aside(host, "1.0.0")
+    host.activate("double", old)
+    integers = replace(X, dtype="int32")
+    host.activate("double", aside(host, "2.0.0", x=integers))
+    tap = host.start_tap("double", old)
+    server = serve(host, "127.0.0.1:0")
+
+    with Wire(server.address) as wire:
+        for _ in range(3):  # as programs asked, and were answered, before the update
+            assert wire.request("POST", INFER, infer_body(first_class(2))).status == 400
+        assert wire.request("POST", INFER, b"nonsense").status == 400  # never right: not judged
+    judged(tap, 6)
+    server.close()
+
+    report = tap.stop()
+    assert (report.samples, report.agreed) == (6, 0)
+    assert (report.primary_errors, report.other_errors) == (6, 0)
+
+
+def test_a_comparison_is_no_call_in_flight(host):
+    old, new = aside(host, "1.0.0"), aside(host, "1.1.0")
+    host.activate("double", old)
+    tap = host.start_tap("double", new)
+    host.infer("double", {"x": first_class()})
+    judged(tap, 1)
+
+    assert (old.in_flight, new.in_flight) == (0, 0)
+    assert (old.oldest_call_s(), new.oldest_call_s()) == (0, 0)
+    tap.stop()
