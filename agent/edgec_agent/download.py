@@ -113,7 +113,7 @@ class Downloader:
                     partial.commit()
                 except DigestMismatchError as error:
                     logger.warning("%s; starting over", error)
-                    turns.fail(SourceError("sent bytes with another digest"))
+                    turns.spoiled()
                     continue
                 return Fetched(size, tuple(sorted(turns.used)))
         raise CorruptBlobError(f"blob {sha256[:12]} came wrong {_CORRUPT_LIMIT} times")
@@ -139,12 +139,12 @@ class Downloader:
             except SourceError as error:
                 failure = error
             left = len(partial.missing())
-            if left < missing:
-                turns.progress()
             if left:
                 logger.info("%s: %s; %d blocks to go", source.name, failure, left)
-                pause_s = turns.fail(failure)
-                self._interrupt.sleep(pause_s)
+            if left < missing:
+                turns.progress()
+            else:
+                self._interrupt.sleep(turns.fail(failure))
 
 
 class _Turns:
@@ -170,10 +170,16 @@ class _Turns:
         raise OfflineError("not connected to any source")
 
     def progress(self) -> None:
-        """Note that a block came."""
+        """Note that blocks came, though not all; the next source has its turn."""
         self._fruitless = 0
         self._failures.clear()
+        self._at += 1
         self.came = True
+
+    def spoiled(self) -> None:
+        """Note that what came was wrong, so that nothing is left of it."""
+        self._at += 1
+        self.came = False
 
     def fail(self, error: SourceError) -> float:
         """Note that the source has no more for now; return how long to pause. Raises FetchError."""

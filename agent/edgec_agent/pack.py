@@ -68,7 +68,8 @@ class Pack:
             with self._tree.open(f"blobs/{partial.digest}") as file:
                 for index in range(partial.blocks):
                     interrupt.check()
-                    write_if_missing(partial, index, file.read(partial.block_bytes))
+                    size = min(partial.block_bytes, partial.size - index * partial.block_bytes)
+                    write_if_missing(partial, index, file.read(size))
         except (KeyError, FileNotFoundError) as error:
             raise SourceError("not in the pack", absent=True) from error
         except _UNREADABLE as error:

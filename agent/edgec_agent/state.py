@@ -141,7 +141,7 @@ class AgentState:
             if found > SCHEMA:
                 raise StateError(f"{path}: expected schema {SCHEMA} or older, got {found}")
             if found == 0:
-                for statement in _TABLES.split(";"):
+                for statement in _TABLES.split(";\n"):
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {SCHEMA}")
 

@@ -114,6 +114,8 @@ class Updater:
         except (FetchError, StoreError, InterruptedWorkError) as error:
             logger.warning("the assignment waits: %s", error)
             self._desired = self._desired or payload
+            if isinstance(error, NoSpaceError):
+                self.collect()
             if not isinstance(error, InterruptedWorkError):
                 self._wait("")
             raise

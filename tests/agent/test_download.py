@@ -1,0 +1,606 @@
+"""One downloader, two ways: Mosquitto and HTTPS with real TLS, good days and bad ones."""
+
+import os
+import shutil
+import threading
+import time
+import zipfile
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import pytest
+from fleet_world import (
+    BLOCK,
+    DEVICE,
+    TENANT,
+    BlobServer,
+    Certificates,
+    until,
+    write_identity,
+)
+
+from edgec_agent.config import Link as LinkConfig
+from edgec_agent.config import Transfer
+from edgec_agent.download import Downloader, MqttSource, SourceError
+from edgec_agent.errors import (
+    ConfigError,
+    CorruptBlobError,
+    FetchError,
+    InterruptedWorkError,
+    NotOfferedError,
+    OfflineError,
+)
+from edgec_agent.http_source import HttpSource
+from edgec_agent.identity import IdentityFolder
+from edgec_agent.interrupt import Interrupt
+from edgec_agent.link import Link
+from edgec_agent.pack import open_pack
+from edgec_bundle.digest import sha256_hex
+from edgec_bundle.errors import NoSpaceError
+from edgec_bundle.messages import State, Topics, rfc3339
+from edgec_bundle.store import FolderBlobStore
+
+QUICK = Transfer(stall_s=0.5, stalls=2, window_blocks=8, rounds=1, block_timeout_s=2.0)
+DATA = os.urandom(BLOCK * 20 + 777)  # 21 blocks, the last one short
+DIGEST = sha256_hex(DATA)
+SIZE = len(DATA)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return FolderBlobStore(tmp_path / "blobs")
+
+
+@pytest.fixture
+def interrupt():
+    return Interrupt()
+
+
+@pytest.fixture
+def downloader(store, interrupt):
+    return Downloader(store, QUICK, interrupt)
+
+
+@pytest.fixture
+def identity(tmp_path, certificates, fleet):
+    write_identity(tmp_path / "device", certificates, fleet.root)
+    return IdentityFolder(tmp_path / "device")
+
+
+@pytest.fixture
+def http(blob_server, identity, fleet):
+    fleet.blobs[DIGEST] = DATA
+    return HttpSource(blob_server.url, identity.tls, QUICK)
+
+
+@contextmanager
+def linked(broker, identity, desired=None):
+    """Yield a link that is connected."""
+    link = Link(
+        ("127.0.0.1", broker.port),
+        Topics(TENANT, DEVICE),
+        LinkConfig(backoff_s=0.1, longest_backoff_s=0.3),
+        tls=identity.tls,
+        will=lambda: State(at=now(), boot_id="boot", online=False).to_bytes(),
+        on_desired=(desired if desired is not None else []).append,
+        now=now,
+    )
+    link.start()
+    try:
+        until(lambda: link.is_connected, what="the link")
+        yield link
+    finally:
+        link.close()
+
+
+def now():
+    return rfc3339(datetime.now(UTC))
+
+
+@pytest.fixture
+def link(broker, gateway, identity, fleet):
+    fleet.blobs[DIGEST] = DATA
+    with linked(broker, identity) as link:
+        yield link
+
+
+@pytest.fixture
+def mqtt(link):
+    return MqttSource(lambda: link.is_connected, link.feed, QUICK)
+
+
+def fetch(downloader, *sources, digest=DIGEST, size=SIZE):
+    return downloader.fetch(digest, size, sources, BLOCK)
+
+
+# -- HTTPS -------------------------------------------------------------------------------------
+
+
+def test_a_blob_comes_over_https(downloader, http, store, blob_server):
+    fetched = fetch(downloader, http)
+
+    assert store.read(DIGEST) == DATA
+    assert (fetched.bytes, fetched.sources) == (len(DATA), ("http",))
+    assert len(blob_server.requests) == 1
+
+
+def test_what_is_here_is_not_fetched(downloader, http, store, blob_server):
+    store.put(DATA)
+
+    assert fetch(downloader, http).bytes == 0
+    assert blob_server.requests == []
+
+
+def test_an_empty_blob_needs_no_server(downloader, http, store, blob_server):
+    fetch(downloader, http, digest=sha256_hex(b""), size=0)
+
+    assert store.read(sha256_hex(b"")) == b""
+    assert blob_server.requests == []
+
+
+def test_only_what_is_missing_is_asked_for_after_a_kill(downloader, http, store, blob_server):
+    partial = store.begin(DIGEST, len(DATA), BLOCK)
+    for index in (0, 1, 5):
+        partial.write_block(index, DATA[index * BLOCK : (index + 1) * BLOCK])
+    partial.close()
+
+    fetch(downloader, http)
+
+    assert store.read(DIGEST) == DATA
+    ranges = [wanted for _, wanted in blob_server.requests]
+    assert ranges == [f"bytes={2 * BLOCK}-{5 * BLOCK - 1}", f"bytes={6 * BLOCK}-{len(DATA) - 1}"]
+
+
+def test_a_server_without_ranges_is_fine_too(downloader, http, store, blob_server):
+    def whole(handler, data):
+        BlobServer.answer(handler, 200, data)
+
+    blob_server.fault = whole
+    partial = store.begin(DIGEST, len(DATA), BLOCK)
+    partial.write_block(3, DATA[3 * BLOCK : 4 * BLOCK])
+    partial.close()
+
+    fetch(downloader, http)
+
+    assert store.read(DIGEST) == DATA
+
+
+def test_a_connection_that_breaks_is_taken_up_where_it_broke(downloader, http, store, blob_server):
+    def cut(handler, data):
+        first = int((handler.headers["Range"] or "bytes=0-").removeprefix("bytes=").split("-")[0])
+        part = data[first:]
+        handler.send_response(206)
+        handler.send_header("Content-Range", f"bytes {first}-{len(data) - 1}/{len(data)}")
+        handler.send_header("Content-Length", str(len(part)))
+        handler.end_headers()
+        handler.wfile.write(part[: 5 * BLOCK + 10])
+        handler.wfile.flush()
+        handler.close_connection = True
+
+    blob_server.fault = cut
+
+    fetch(downloader, http)
+
+    assert store.read(DIGEST) == DATA
+    assert len(blob_server.requests) == 5
+
+
+def headers(status, **more):
+    def answer(handler, data):
+        BlobServer.answer(handler, status, data or b"", more)
+
+    return answer
+
+
+def short(handler, data):
+    BlobServer.answer(handler, 200, data[:-1])
+
+
+def shifted(handler, data):
+    BlobServer.answer(
+        handler, 206, data, {"Content-Range": f"bytes {BLOCK}-{len(data) - 1}/{len(data)}"}
+    )
+
+
+def slow(handler, data):
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    deadline = time.monotonic() + 8
+    while time.monotonic() < deadline:
+        handler.wfile.write(data[:1])
+        handler.wfile.flush()
+        time.sleep(0.1)
+
+
+def hung_up(handler, data):
+    handler.close_connection = True
+    handler.connection.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "words"),
+    [
+        (headers(404), NotOfferedError, "HTTP 404"),
+        (headers(403), NotOfferedError, "HTTP 403"),
+        (headers(410), NotOfferedError, "HTTP 410"),
+        (headers(503), FetchError, "HTTP 503"),
+        (headers(302, Location="https://127.0.0.1:1/"), FetchError, "HTTP 302"),
+        (headers(416), FetchError, "HTTP 416"),
+        (headers(200, ETag='"another"'), FetchError, "another blob"),
+        (short, FetchError, "expected"),
+        (shifted, FetchError, "another range"),
+        (slow, FetchError, "longer than"),
+        (hung_up, FetchError, "http: "),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_each_failure_of_the_server_has_its_own_outcome(
+    downloader, http, store, blob_server, fault, error, words
+):
+    blob_server.fault = fault
+
+    with pytest.raises(error, match=words):
+        fetch(downloader, http)
+
+    assert not store.has(DIGEST)
+
+
+def test_a_lie_of_the_right_size_is_thrown_away_whole(downloader, http, store, blob_server):
+    blob_server.fault = lambda handler, data: bytes(len(data))
+
+    with pytest.raises(CorruptBlobError) as caught:
+        fetch(downloader, http)
+
+    assert not caught.value.progressed
+    assert not store.has(DIGEST)
+    assert store.partials() == ()
+
+
+def test_a_server_that_is_not_of_the_fleet_gets_nothing_to_say(
+    downloader, store, blob_server, identity, tmp_path_factory, fleet
+):
+    other = Certificates(tmp_path_factory.mktemp("other"))
+    (identity.path / "ca.pem").write_text(other.ca_pem)
+    fleet.blobs[DIGEST] = DATA
+
+    with pytest.raises(FetchError, match="certificate verify failed"):
+        fetch(downloader, HttpSource(blob_server.url, identity.tls, QUICK))
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "https://", "https://host:bad", "x"])
+def test_only_a_https_address_is_asked(downloader, identity, url):
+    with pytest.raises(FetchError):
+        fetch(downloader, HttpSource(url, identity.tls, QUICK))
+
+
+def test_without_any_way_it_waits(downloader, identity):
+    with pytest.raises(OfflineError):
+        fetch(downloader, HttpSource(None, identity.tls, QUICK))
+    with pytest.raises(OfflineError):
+        fetch(downloader)
+
+
+def test_something_more_urgent_ends_it_and_what_came_is_kept(
+    downloader, http, store, blob_server, interrupt
+):
+    def trickle(handler, data):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data[: 4 * BLOCK])
+        handler.wfile.flush()
+        time.sleep(0.3)
+        interrupt.set()
+        handler.wfile.write(data[4 * BLOCK :])
+
+    blob_server.fault = trickle
+
+    with pytest.raises(InterruptedWorkError):
+        fetch(downloader, http)
+
+    interrupt.clear()
+    blob_server.fault = None
+    assert len(store.begin(DIGEST, len(DATA), BLOCK).missing()) < 21
+    fetch(downloader, http)
+    assert store.read(DIGEST) == DATA
+
+
+def test_too_large_is_refused_before_anything_is_asked(store, interrupt, http, blob_server):
+    downloader = Downloader(store, Transfer(largest_bytes=1000), interrupt)
+
+    with pytest.raises(FetchError, match="larger than"):
+        fetch(downloader, http)
+
+    assert blob_server.requests == []
+
+
+def test_no_room_is_said_before_anything_is_asked(downloader, http, blob_server, monkeypatch):
+    real = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=4 << 20))
+
+    with pytest.raises(NoSpaceError):
+        fetch(downloader, http)
+
+    assert blob_server.requests == []
+
+
+# -- MQTT --------------------------------------------------------------------------------------
+
+
+def test_a_blob_comes_over_mqtt(downloader, mqtt, store, gateway):
+    fetched = fetch(downloader, mqtt)
+
+    assert store.read(DIGEST) == DATA
+    assert fetched.sources == ("mqtt",)
+    asked = [request.blocks() for request in gateway.of("request")]
+    assert asked == [tuple(range(8)), tuple(range(8, 16)), tuple(range(16, 21))]
+
+
+def test_lost_blocks_are_asked_for_again(downloader, mqtt, store, gateway):
+    lost = set()
+
+    def lose_once(digest, block):
+        if block % 3 == 0 and block not in lost:
+            lost.add(block)
+            return True
+        return False
+
+    gateway.lose = lose_once
+
+    fetch(downloader, mqtt)
+
+    assert store.read(DIGEST) == DATA
+    assert gateway.sent_blocks <= 21 + 8
+
+
+def test_blocks_of_the_wrong_size_are_left_out(downloader, mqtt, store, gateway):
+    spoiled = set()
+
+    def cut_once(digest, block, data):
+        if block == 2 and block not in spoiled:
+            spoiled.add(block)
+            return data[:-1]
+        return data
+
+    gateway.corrupt = cut_once
+
+    fetch(downloader, mqtt)
+
+    assert store.read(DIGEST) == DATA
+
+
+def test_a_blob_that_the_server_refuses_is_not_offered(downloader, mqtt):
+    with pytest.raises(NotOfferedError, match="not_assigned"):
+        fetch(downloader, mqtt, digest="f" * 64)
+
+
+def test_a_silent_server_ends_in_a_failure(downloader, mqtt, gateway):
+    gateway.silent = True
+
+    with pytest.raises(FetchError, match="no block came"):
+        fetch(downloader, mqtt)
+
+
+def test_blocks_that_others_asked_for_are_taken_too(downloader, mqtt, link, store, gateway):
+    """One publish serves all: the gateway sends everything after the first request."""
+    real = gateway._serve
+
+    def generous(topic, request):
+        for block in range(21):
+            gateway.client.publish(
+                Topics(TENANT, DEVICE).blob(DIGEST, block),
+                DATA[block * BLOCK : (block + 1) * BLOCK],
+                qos=0,
+            )
+
+    gateway._serve = generous
+    fetch(downloader, mqtt)
+    gateway._serve = real
+
+    assert store.read(DIGEST) == DATA
+    assert len(gateway.of("request")) <= 3
+
+
+# -- changeover --------------------------------------------------------------------------------
+
+
+def test_when_mqtt_falls_silent_https_takes_over_what_is_missing(
+    downloader, mqtt, http, store, gateway, blob_server
+):
+    gateway.lose = lambda digest, block: block >= 8
+
+    fetched = fetch(downloader, mqtt, http)
+
+    assert store.read(DIGEST) == DATA
+    assert fetched.sources == ("http", "mqtt")
+    assert [wanted for _, wanted in blob_server.requests] == [f"bytes={8 * BLOCK}-{len(DATA) - 1}"]
+
+
+def test_when_https_fails_mqtt_takes_over_what_is_missing(
+    downloader, mqtt, http, store, gateway, blob_server
+):
+    def cut_once(handler, data):
+        if len(blob_server.requests) > 1:
+            BlobServer.answer(handler, 503, b"")
+            return
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data[: 10 * BLOCK])
+        handler.close_connection = True
+
+    blob_server.fault = cut_once
+
+    fetched = fetch(downloader, http, mqtt)
+
+    assert store.read(DIGEST) == DATA
+    assert fetched.sources == ("http", "mqtt")
+    assert min(block for request in gateway.of("request") for block in request.blocks()) == 10
+
+
+def test_a_broker_that_restarts_is_found_again(broker, gateway, identity, downloader, store, fleet):
+    fleet.blobs[DIGEST] = DATA
+    with linked(broker, identity) as link:
+        first = link.generation
+        broker.stop()
+        until(lambda: not link.is_connected, what="the loss")
+        assert link.publish("hello", b"{}") is None
+        broker.start()
+        until(lambda: link.generation > first, what="the next connection")
+        until(lambda: gateway.client.is_connected(), what="the gateway")
+        time.sleep(0.2)
+
+        fetch(downloader, MqttSource(lambda: link.is_connected, link.feed, QUICK))
+
+    assert store.read(DIGEST) == DATA
+
+
+def test_what_was_retained_arrives_at_every_connection(broker, gateway, identity):
+    gateway.send(b"one")
+    found = []
+    with linked(broker, identity, found):
+        until(lambda: found == [b"one"])
+        gateway.send(b"two")
+        until(lambda: found == [b"one", b"two"])
+
+
+def test_the_last_will_says_offline(broker, gateway, identity):
+    with linked(broker, identity) as link:
+        link._client.socket().close()  # the cable is cut
+
+        will = until(lambda: gateway.of("state"), what="the last will")[0]
+
+    assert will.online is False
+
+
+def test_hostile_topics_and_payloads_do_not_end_the_link(broker, gateway, identity):
+    found = []
+    with linked(broker, identity, found) as link:
+        down = Topics(TENANT, DEVICE).down("reply").rsplit("/", 1)[0]
+        for topic, payload in (
+            (f"{down}/reply", b"\xff\xfe"),
+            (f"{down}/reply", b"[" * 10_000),
+            (f"{down}/unheard-of", b"x"),
+            (f"{down}/desired", b"last"),
+        ):
+            gateway.client.publish(topic, payload, qos=1)
+
+        until(lambda: found == [b"last"])
+        assert link.is_connected
+
+
+# -- packs -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_pack_is_a_source_like_any_other(downloader, store, tmp_path, packed):
+    path = write_pack(tmp_path, {DIGEST: DATA}, packed)
+
+    with open_pack(path) as pack:
+        fetched = fetch(downloader, pack)
+        assert pack.desired() == b"desired"
+
+    assert store.read(DIGEST) == DATA
+    assert fetched.sources == ("pack",)
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (None, NotOfferedError),
+        (DATA[:-1], NotOfferedError),
+        (bytes(len(DATA)), CorruptBlobError),
+        (DATA + b"more", None),  # what is beyond the signed size is not even read
+    ],
+)
+def test_nothing_in_a_pack_is_believed_for_being_there(downloader, store, tmp_path, content, error):
+    path = write_pack(tmp_path, {} if content is None else {DIGEST: content}, True)
+
+    with open_pack(path) as pack:
+        if error is None:
+            fetch(downloader, pack)
+        else:
+            with pytest.raises(error):
+                fetch(downloader, pack)
+
+    assert store.has(DIGEST) == (error is None)
+
+
+def test_what_is_no_pack_is_said_to_be_none(tmp_path):
+    path = tmp_path / "pack.zip"
+    path.write_bytes(b"PK\x03\x04 and then nothing")
+
+    with pytest.raises(ConfigError, match="not a pack"), open_pack(path):
+        pass
+    with pytest.raises(ConfigError, match=r"no desired\.json"), open_pack(tmp_path) as pack:
+        pack.desired()
+
+
+def write_pack(folder, blobs, packed):
+    if packed:
+        with zipfile.ZipFile(folder / "pack.zip", "w") as archive:
+            archive.writestr("desired.json", b"desired")
+            for digest, data in blobs.items():
+                archive.writestr(f"blobs/{digest}", data)
+        return folder / "pack.zip"
+    (folder / "pack" / "blobs").mkdir(parents=True)
+    (folder / "pack" / "desired.json").write_bytes(b"desired")
+    for digest, data in blobs.items():
+        (folder / "pack" / "blobs" / digest).write_bytes(data)
+    return folder / "pack"
+
+
+def test_a_source_that_sends_nothing_for_ever_is_not_asked_for_ever(downloader):
+    class Mute:
+        name = "mute"
+        turns = 0
+
+        def is_ready(self):
+            return True
+
+        def pull(self, partial, interrupt):
+            self.turns += 1
+
+    mute = Mute()
+    with pytest.raises(FetchError, match="sent nothing"):
+        fetch(downloader, mute)
+    assert mute.turns == 1
+
+
+def test_two_sources_that_fail_in_turn_end_too(downloader):
+    class Broken:
+        def __init__(self, name):
+            self.name, self.turns = name, 0
+
+        def is_ready(self):
+            return True
+
+        def pull(self, partial, interrupt):
+            self.turns += 1
+            raise SourceError("broken")
+
+    one, two = Broken("one"), Broken("two")
+    with pytest.raises(FetchError, match="one: broken; two: broken"):
+        fetch(downloader, one, two)
+    assert (one.turns, two.turns) == (1, 1)
+
+
+def test_two_downloads_of_one_blob_do_not_spoil_each_other(store, interrupt, http):
+    others = [Downloader(FolderBlobStore(store.root), QUICK, interrupt) for _ in range(2)]
+    failures = []
+
+    def work(downloader):
+        try:
+            fetch(downloader, http)
+        except FetchError as error:  # busy: the other one is at it
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(one,)) for one in others]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(failures) <= 1
+    assert store.read(DIGEST) == DATA
