@@ -21,7 +21,7 @@ from edgec_agent.errors import InvalidInputError, RequestError
 from edgec_agent.serving import Array, Inputs
 from edgec_bundle.manifest import Manifest, TensorSpec
 
-MAX_JSON_BYTES = 16 << 20
+MAX_JSON_BYTES = 8 << 20  # in memory it takes up to twenty times as much
 MAX_TENSORS = 64
 MAX_RANK = 8
 _MAX_ID = 1024

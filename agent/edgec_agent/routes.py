@@ -6,7 +6,9 @@
 """
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from edgec_agent import metrics, oip
@@ -21,13 +23,15 @@ from edgec_agent.host import ModelHost
 from edgec_agent.http1 import Request, Response
 from edgec_agent.serving import Serving
 from edgec_agent.stats import Totals
-from edgec_bundle.manifest import TensorSpec
+from edgec_bundle.manifest import Manifest, TensorSpec
 
 logger = logging.getLogger(__name__)
 
 Status = Callable[[], Mapping[str, object]]
 Path = tuple[str, ...]
 
+_LARGE_JSON = 1 << 20
+_LARGE_AT_ONCE = 2
 _EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "statistics")
 
 
@@ -38,6 +42,7 @@ class Api:
         self._host = host
         self._http = http
         self._status = status
+        self._large_json = threading.BoundedSemaphore(_LARGE_AT_ONCE)
         self._fixed: dict[Path, tuple[str, Callable[[Request], Response]]] = {
             ("v2",): ("GET", self._server),
             ("v2", "health", "live"): ("GET", lambda _: ok({"live": True})),
@@ -162,9 +167,9 @@ class Api:
         header_length = None if length is None else int(length)
         with self._host.call(name, version) as call:
             try:
-                asked = oip.decode(request.body, header_length, call.manifest)
+                asked = self._decode(request.body, header_length, call.manifest)
             except RequestError:
-                call.reject(lambda other: oip.decode(request.body, header_length, other).inputs)
+                call.reject(lambda other: self._decode(request.body, header_length, other).inputs)
                 raise
             outputs = call.run(asked.inputs)
             body, parts = oip.encode(asked, outputs, call.manifest, call.labels)
@@ -173,6 +178,14 @@ class Api:
             return Response(200, body, headers=headers)
         headers["Inference-Header-Content-Length"] = str(len(body))
         return Response(200, body, "application/octet-stream", tuple(parts), headers)
+
+    def _decode(
+        self, body: bytes | bytearray, header_length: int | None, manifest: Manifest
+    ) -> oip.InferRequest:
+        """Return `oip.decode`; large JSON, which takes much memory to read, few at a time."""
+        json_bytes = len(body) if header_length is None else header_length
+        with self._large_json if json_bytes > _LARGE_JSON else nullcontext():
+            return oip.decode(body, header_length, manifest)
 
     def _metrics(self, _: Request) -> Response:
         return Response(200, metrics.render(self._host, self._http), metrics.CONTENT_TYPE)

@@ -11,6 +11,7 @@ from doubles import FAILING, INFER, RUNTIMES, X, Y, bundle, load, rows
 from PIL import Image
 from wire import Wire, answers_as_ever, binary_body, infer_body
 
+from edgec_agent import oip
 from edgec_agent.client import AgentClient
 from edgec_agent.server import serve
 
@@ -366,6 +367,21 @@ def test_a_byte_too_few_or_too_many_is_400(server, wire, surplus):
 
     assert wire.request("POST", INFER, body, headers).status == 400
     assert answers_as_ever(server)
+
+
+def test_json_too_large_is_400_and_says_what_to_do(host):
+    load(host)
+    server = serve(host, "127.0.0.1:0")
+    with Wire(server.address) as wire:
+        large = wire.request("POST", INFER, infer_body(rows(120_000)))  # above 1 MiB
+        body = infer_body(rows()) + b" " * oip.MAX_JSON_BYTES
+        refused = wire.request("POST", INFER, body)
+        assert wire.request("POST", INFER, infer_body(rows())).status == 200
+    server.close()
+
+    assert large.json["outputs"][0]["shape"] == [120_000, 4]
+    assert refused.status == 400
+    assert "binary data" in refused.error
 
 
 def test_a_model_that_fails_is_500_without_a_traceback(host):
