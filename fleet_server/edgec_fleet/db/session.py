@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from sqlite3 import Connection as SqliteConnection
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
@@ -71,7 +71,7 @@ def insert_or(
     """
     postgresql = session.get_bind().dialect.name == "postgresql"
     insert = (postgres_insert if postgresql else sqlite_insert)(table).values(**values)
-    key = [column.name for column in table.__table__.primary_key.columns]
+    key = [column.name for column in inspect(table).primary_key]
     if update:
         session.execute(insert.on_conflict_do_update(index_elements=key, set_=dict(update)))
     else:

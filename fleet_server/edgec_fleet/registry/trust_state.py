@@ -65,7 +65,7 @@ def establish(
         empty = repository.next_acceptance({}, expires=now + DOCUMENT_LIFE)
         signed = sign(empty, keystore.signer("acceptance"))
         repository = repository.accept_acceptance(signed, now=now)
-    _store(server, session, tenant, repository)
+    _store(server, session, tenant, repository, now)
 
 
 def repository_of(session: Session, tenant: str) -> ImageRepository:
@@ -175,12 +175,16 @@ def add_root(server: Server, session: Session, tenant: str, payload: bytes) -> N
     _change(server, session, tenant, lambda repository, _now: repository.add_root(payload))
 
 
-def refresh(server: Server) -> tuple[str, ...]:
+def refresh(server: Server, now: datetime | None = None) -> tuple[str, ...]:
     """Sign anew what grows old, for every tenant; call it every few minutes.
 
     Timestamp and snapshot are renewed daily. Targets and acceptance are renewed two months
     before they end if their keys are here. A tenant whose metadata cannot be renewed is logged
     and does not hold up the others.
+
+    Args:
+        server: whose tenants.
+        now: by the server's clock; None: look at it.
 
     Returns:
         The tenants that have a new metadata set.
@@ -191,26 +195,26 @@ def refresh(server: Server) -> tuple[str, ...]:
     for tenant in tenants:
         try:
             with server.db.write() as session:
-                if _refresh(server, session, tenant):
+                if _refresh(server, session, tenant, now or utcnow()):
                     renewed.append(tenant)
         except TrustError as error:
             logger.error("tenant %s: metadata cannot be renewed: %s", tenant, error)
     return tuple(renewed)
 
 
-def _refresh(server: Server, session: Session, tenant: str) -> bool:
+def _refresh(server: Server, session: Session, tenant: str, now: datetime) -> bool:
     _lock(session, tenant)
     files = _files(session, tenant)
     if not files:
         return False
-    keystore, now = server.keystore(tenant), utcnow()
+    keystore = server.keystore(tenant)
     before = repository = ImageRepository(files)
     for role, expiry in before.expiries().items():
         if expiry - now < RENEW_BEFORE:
             repository = _renew(repository, keystore, role, now)
     if repository is before and not (_publishable(before, keystore) and before.is_due(now)):
         return False
-    _store(server, session, tenant, repository)
+    _store(server, session, tenant, repository, now)
     return True
 
 
@@ -237,7 +241,8 @@ def _change(
     change: Callable[[ImageRepository, datetime], ImageRepository],
 ) -> None:
     _lock(session, tenant)
-    _store(server, session, tenant, change(repository_of(session, tenant), utcnow()))
+    now = utcnow()
+    _store(server, session, tenant, change(repository_of(session, tenant), now), now)
 
 
 def _lock(session: Session, tenant: str) -> None:
@@ -259,9 +264,11 @@ def _publishable(repository: ImageRepository, keystore: Keystore) -> bool:
     return documents and all(keystore.holds(role) for role in ONLINE)
 
 
-def _store(server: Server, session: Session, tenant: str, repository: ImageRepository) -> None:
+def _store(
+    server: Server, session: Session, tenant: str, repository: ImageRepository, now: datetime
+) -> None:
     """Publish if possible, write changed files, drop pruned ones, mirror what is signed."""
-    keystore, now = server.keystore(tenant), utcnow()
+    keystore = server.keystore(tenant)
     if publish := _publishable(repository, keystore):
         repository = repository.publish(
             snapshot=keystore.signer("snapshot"), timestamp=keystore.signer("timestamp"), now=now
@@ -278,16 +285,16 @@ def _store(server: Server, session: Session, tenant: str, repository: ImageRepos
             session.merge(TrustMetadata(tenant=tenant, filename=name, data=data, created_at=now))
     session.flush()
     if publish:
-        _publish_set(server, session, tenant, repository)
+        _publish_set(server, session, tenant, repository, now)
         targets = load_metadata(repository.targets_bytes or b"", Targets).signed.targets
         mirror.targets(session, tenant, targets, now)
         mirror.acceptance(session, tenant, repository.acceptance)
 
 
 def _publish_set(
-    server: Server, session: Session, tenant: str, repository: ImageRepository
+    server: Server, session: Session, tenant: str, repository: ImageRepository, now: datetime
 ) -> None:
-    payload, now = repository.metadata_set(), utcnow()
+    payload = repository.metadata_set()
     digest = blobs.put(session, server.store, tenant, payload, "metadata")
     row = session.get(TrustSet, tenant)
     expires = load_metadata(repository.files["timestamp.json"], Timestamp).signed.expires
