@@ -18,8 +18,8 @@ from edgec_fleet.console.pages import find_release, find_rollout
 from edgec_fleet.db.schema import Release, Rollout
 from edgec_fleet.errors import FleetError, RefusedError
 from edgec_fleet.rollout import control
+from edgec_fleet.rollout.create import create
 from edgec_fleet.rollout.decide import TOLD
-from edgec_fleet.rollout.spec import Spec
 
 MOVES = {"pause": control.pause, "resume": control.resume, "next": control.advance}
 DEVICE_MOVES = {"retry": control.retry_device, "exclude": control.exclude_device}
@@ -41,16 +41,14 @@ def create_rollout(model: str, version: str) -> ResponseReturnValue:
     caller = guard.current_caller()
     form = {name: request.form.get(name, "") for name in ("strategy", "rate")}
     try:
-        spec = Spec.from_json(
-            {
-                "model": model,
-                "version": version,
-                "strategy": form["strategy"],
-                "rate_per_minute": _number(form["rate"]),
-            }
-        )
+        order = {
+            "model": model,
+            "version": version,
+            "strategy": form["strategy"],
+            "rate_per_minute": _number(form["rate"]),
+        }
         with guard.server().db.write() as session:
-            created = control.create(session, caller.tenant, spec, caller.actor)
+            created = create(session, caller.tenant, order, caller.actor)
     except FleetError as error:
         with guard.server().db.read() as session:
             found = find_release(session, model, version)
