@@ -95,6 +95,8 @@ def main(
     Settings.add_arguments(parser)
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    for chatty in ("alembic", "transitions", "amqtt"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     process = Process(name)
     process.handle_signals()
     try:

@@ -19,6 +19,7 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -33,10 +34,14 @@ logger = logging.getLogger(__name__)
 CONTROL = "control.sock"
 ACL = "acl.conf"
 CRL = "crl.pem"
+CA = "ca.crt"
+IDENTITY = "server.pem"  # certificate and key in one file
 CONFIG = "mosquitto.conf"
 LARGEST_MESSAGE = Desired.MAX_BYTES + 1024  # and its topic
 QUEUED_MESSAGES = 100_000  # for the gateway: one wildcard subscriber to all devices' retained state
+ANSWER_S = 10.0
 _RELOADED = "Reloading config."
+_RUNNING = " running"
 
 
 class BrokerError(FleetError):
@@ -60,21 +65,20 @@ persistence true
 persistence_location ./
 autosave_interval 60
 persistent_client_expiration 14d
-allow_zero_length_clientid false
 set_tcp_nodelay true
 max_inflight_messages 200
 max_queued_messages {QUEUED_MESSAGES}
-message_size_limit {LARGEST_MESSAGE}
 max_packet_size {LARGEST_MESSAGE + 1024}
 
 listener {address.port} {address.host}
-cafile ca.crt
-certfile server.crt
-keyfile server.key
+cafile {CA}
+certfile {IDENTITY}
+keyfile {IDENTITY}
 crlfile {CRL}
 require_certificate true
 use_identity_as_username true
 use_username_as_clientid true
+allow_zero_length_clientid false
 acl_file {ACL}
 
 listener 0 {CONTROL}
@@ -140,6 +144,7 @@ class Mosquitto:
             errors="replace",
         )
         threading.Thread(target=self._read_log, daemon=True).start()
+        self._await(_RUNNING, "mosquitto did not start")
 
     @property
     def exit_code(self) -> int | None:
@@ -179,20 +184,28 @@ class Mosquitto:
         while not self._lines.empty():
             self._lines.get_nowait()
         self._process.send_signal(signal.SIGHUP)
-        try:
-            while self._lines.get(timeout=10.0) != _RELOADED:
-                pass
-        except queue.Empty as error:
-            raise BrokerError("mosquitto did not read its rules anew") from error
+        self._await(_RELOADED, "mosquitto did not read its rules anew")
+
+    def _await(self, word: str, complaint: str) -> None:
+        """Wait until a line of Mosquitto's log ends with `word`. Raises BrokerError."""
+        deadline = time.monotonic() + ANSWER_S
+        while time.monotonic() < deadline:
+            try:
+                if self._lines.get(timeout=0.1).endswith(word):
+                    return
+            except queue.Empty:
+                if self.exit_code is not None:
+                    break
+        raise BrokerError(f"{complaint}; its log says why")
 
     def _read_log(self) -> None:
         assert self._process is not None  # noqa: S101
         assert self._process.stderr is not None  # noqa: S101
         for line in self._process.stderr:
             text = line.strip()
-            if text == _RELOADED:
+            if text.endswith((_RELOADED, _RUNNING)):
                 self._lines.put(text)
-            elif text and not text.startswith("Config loaded"):
+            elif text:
                 logger.info("%s", text)
 
 

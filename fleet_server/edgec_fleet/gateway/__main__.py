@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sqlalchemy.exc import OperationalError
 
@@ -19,7 +20,7 @@ from edgec_fleet.gateway.patches import PatchMaker
 from edgec_fleet.gateway.publisher import Publisher
 from edgec_fleet.process import Process
 from edgec_fleet.server import Server
-from edgec_fleet.settings import Settings
+from edgec_fleet.settings import Address, Settings
 
 STEP_S = 0.1
 ANNOUNCE_AFTER_S = 10.0
@@ -53,7 +54,9 @@ def run(this: Process, server: Server) -> None:
 def broker_url(settings: Settings) -> str:
     """Return where the gateway connects: our own child, or the broker that was named."""
     if is_child(settings):
-        return f"mqtts://{settings.mqtt}"
+        mqtt = settings.mqtt
+        local = replace(mqtt, host="127.0.0.1") if mqtt.host in Address.WILDCARDS else mqtt
+        return f"mqtts://{local}"
     return settings.broker or ""
 
 

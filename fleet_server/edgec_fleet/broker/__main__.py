@@ -1,0 +1,110 @@
+"""The broker as a process: `python -m edgec_fleet.broker --dir DIR`.
+
+Runs Mosquitto as a child, or amqtt where that is not installed, and keeps the broker's rules in
+step with the database: new assignments, new devices, revoked devices.
+"""
+
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from sqlalchemy import exists, select
+from sqlalchemy.exc import OperationalError
+
+from edgec_fleet import pki, process
+from edgec_fleet.broker import choice, policy
+from edgec_fleet.broker.mosquitto import CA, CRL, IDENTITY, BrokerError, Mosquitto, version
+from edgec_fleet.broker.policy import Policy
+from edgec_fleet.broker.pure import SMALL_FLEET, PureBroker
+from edgec_fleet.db.schema import Assignment
+from edgec_fleet.process import Process
+from edgec_fleet.server import Server
+from edgec_fleet.web import tls_files
+
+POLL_S = 0.2
+CRL_EVERY_S = 86400.0  # it is valid for 30 days
+
+_UNPUBLISHED = exists().where(  # the gateway waits until their rights are in force
+    Assignment.published_at.is_(None), Assignment.superseded_at.is_(None)
+)
+
+logger = logging.getLogger(__name__)
+
+
+def run(this: Process, server: Server) -> None:
+    """Run the broker until told to stop. Raises BrokerError: it ended by itself."""
+    folder = (server.settings.dir / "broker").resolve()
+    _write_tls_files(server, folder)
+    os.chdir(folder)
+    kind, program = choice.choose(server.settings)
+    broker = Mosquitto(program, folder) if program else PureBroker(folder)
+    with server.db.read() as session:
+        current = policy.read(session)
+        pki.write_crl(session, server.authority, folder / CRL)
+    broker.start(server.settings.mqtt, current)
+    name = version(program) if program else choice.AMQTT
+    this.detail = {"broker": kind, "policy_at": _iso(current)}
+    try:
+        this.beat(server.db, now=True)
+        this.ready(f"mqtts://{server.settings.mqtt} {name}")
+        if kind == choice.AMQTT:
+            why = "as configured" if server.settings.broker else "mosquitto is not installed"
+            this.note(
+                f"the broker is amqtt ({why}): fine for a demo on this machine and up to about "
+                f"{SMALL_FLEET} devices; install mosquitto for more"
+            )
+        _follow(this, server, broker, current, folder)
+    finally:
+        broker.stop()
+
+
+def _follow(
+    this: Process, server: Server, broker: Mosquitto | PureBroker, current: Policy, folder: Path
+) -> None:
+    """Apply every change of the policy."""
+    written, took_s = time.monotonic(), 0.0
+    while not this.stopping.wait(max(POLL_S, 10 * took_s)):
+        if broker.exit_code is not None:
+            raise BrokerError(f"the broker ended with exit code {broker.exit_code}")
+        started = time.monotonic()
+        try:
+            with server.db.read() as session:
+                wanted = policy.read(session)
+                if wanted.serials != current.serials or time.monotonic() - written > CRL_EVERY_S:
+                    pki.write_crl(session, server.authority, folder / CRL)
+                    written = time.monotonic()
+                awaited = session.scalar(select(_UNPUBLISHED))
+            if wanted != current:
+                broker.apply(wanted, wanted.revoked - current.revoked)
+            this.detail["policy_at"] = _iso(wanted)
+            this.beat(server.db, now=wanted != current or bool(awaited))
+            current, took_s = wanted, time.monotonic() - started
+        except OperationalError as error:
+            logger.warning("the database does not answer: %s", error.orig)
+
+
+def _write_tls_files(server: Server, folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    files = tls_files("devices", server.settings)
+    assert files is not None  # noqa: S101 (the devices' listener always speaks TLS)
+    shutil.copyfile(files.ca, folder / CA)
+    paths = dict.fromkeys((files.certificate, files.key))  # may be one file
+    pki.write_private(folder / IDENTITY, b"".join(path.read_bytes() for path in paths))
+
+
+def _iso(read: Policy) -> str:
+    return read.read_at.isoformat() if read.read_at else ""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the broker. Returns the exit code."""
+    return process.main("broker", run, arguments, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
