@@ -1,5 +1,6 @@
 """Starts and stops the demo's programs: the same commands a person types."""
 
+import contextlib
 import json
 import os
 import signal
@@ -27,14 +28,34 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+_calls: set[subprocess.Popen[str]] = set()  # under way, so that a failed demo can end them
+
+
 def call(*command: str | Path, ok: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
     """Run a program of ours to its end. Raises DemoError for an exit code not in `ok`."""
     words = [str(BIN / str(command[0])), *map(str, command[1:])]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
-    if done.returncode not in ok:
-        shown = " ".join(map(str, command))
-        raise DemoError(f"{shown}\n  exit code {done.returncode}\n{done.stderr or done.stdout}")
-    return done
+    shown = " ".join(map(str, command))
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    _calls.add(process)
+    try:
+        out, err = process.communicate(timeout=300)
+    except subprocess.TimeoutExpired as error:
+        end_calls()
+        raise DemoError(f"{shown}\n  took more than 300 s") from error
+    finally:
+        _calls.discard(process)
+    if process.returncode not in ok:
+        raise DemoError(f"{shown}\n  exit code {process.returncode}\n{err or out}")
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+
+def end_calls() -> None:
+    """End every call that is still under way, with its children."""
+    for process in list(_calls):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def call_json(*command: str | Path) -> Any:

@@ -19,7 +19,7 @@ def table(facts: Facts, seconds: float) -> str:
         *(
             (
                 f"Accuracy, {GUARDED}, {target}",
-                f"{facts.accuracy[f'1.0.0 {target}']:.2%} -> {facts.accuracy[f'1.1.0 {target}']:.2%}",
+                " -> ".join(f"{facts.accuracy[f'{v} {target}']:.2%}" for v in ("1.0.0", "1.1.0")),
             )
             for target in (ONNX, TFLITE)
         ),

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from edgec_bundle.npz import read_npz
 from fleet import Fleet
 from load import Load
-from programs import DemoError, call, call_json, wait_until
+from programs import DemoError, call, call_json, end_calls, wait_until
+
+from edgec_bundle.npz import read_npz
 
 REPOSITORY = Path(__file__).parents[2]
 DIGITS = REPOSITORY / "models" / "digits"
@@ -226,6 +226,7 @@ class Story:
         """End every program and thread."""
         for load in self._loads:
             load.stop()
+        end_calls()
         self.fleet.stop()
 
     def _publish(self, name: str, version: str) -> None:
