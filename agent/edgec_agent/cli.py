@@ -327,3 +327,7 @@ def _add_timeout(parser: argparse.ArgumentParser, default_s: float) -> None:
         metavar="S",
         help="how long to wait for a running agent's answer (default: %(default)g s)",
     )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
