@@ -62,7 +62,7 @@ class Workshop:
                 (GUARDED, "1.0.0", (ONNX, TFLITE)),
                 (GUARDED, "1.1.0", (ONNX, TFLITE)),
                 (UNGUARDED, "1.0.0", (ONNX,)),
-                (GUARDED, "1.2.0-bad", (ONNX, TFLITE)),
+                (GUARDED, "1.2.0-bad", (ONNX,)),
                 (UNGUARDED, "1.2.0-bad", (ONNX,)),
             ):
                 self._compile(name, version, targets)

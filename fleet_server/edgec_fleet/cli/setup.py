@@ -122,9 +122,9 @@ def _public_key(text: str) -> tuple[str, Any]:
 
 
 def _serve(given: argparse.Namespace) -> Output:
-    from edgec_fleet import supervisor
+    from edgec_fleet import serve
 
-    return Output(None, code=supervisor.serve(Settings.from_arguments(given), as_json=given.json))
+    return Output(None, code=serve.serve(Settings.from_arguments(given)))
 
 
 def _upgrade(given: argparse.Namespace) -> Output:
