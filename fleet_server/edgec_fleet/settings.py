@@ -167,7 +167,8 @@ class Settings:
     @classmethod
     def from_arguments(cls, arguments: argparse.Namespace) -> Self:
         """Load the folder's config.toml and lay the given flags over it. Raises SettingsError."""
-        settings = cls.load(arguments.dir)
+        # Absolute, since a part may change its working folder.
+        settings = cls.load(arguments.dir.absolute())
         given = {
             name: value
             for name in ("database", "broker", "blobs", *_ADDRESSES)

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,8 @@ class Fleet:
         self._programs.append(program)
         program.wait_for(lambda: _answers(self.http_port, "/v1/health"), 60)
         program.wait_for(lambda: "ready" in log.read_text(errors="replace").lower(), 60)
-        self.broker = "Mosquitto" if "mosquitto" in log.read_text().lower() else "amqtt"
+        said = re.search(r"broker ready: \S+ (.+)", log.read_text(errors="replace"))
+        self.broker = said.group(1) if said else "unknown"
 
     def api(self) -> Api:
         """Return the REST API with a fresh token of the first user."""
