@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,16 +17,19 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from flask.testing import FlaskClient
+from sqlalchemy.orm import Session
 
 from edgec_bundle.archive import pack_bundle, write_bundle
 from edgec_bundle.manifest import Manifest, Runtime, TensorSpec
 from edgec_fleet import audit, identity
 from edgec_fleet.api.app import devices_app, operators_app
-from edgec_fleet.db.schema import Tenant
+from edgec_fleet.db.schema import ROLES, Tenant
 from edgec_fleet.initialise import initialise
 from edgec_fleet.registry import trust_state
 from edgec_fleet.server import Server
 from edgec_fleet.settings import Settings
+
+sys.path.insert(0, str(Path(__file__).parent))  # so that tests find the modules beside them
 
 POSTGRES = os.environ.get(
     "EDGEC_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres?connect_timeout=3"
@@ -46,17 +50,29 @@ def _beside(name: str) -> str:
 
 @dataclass(frozen=True)
 class Template:
-    """An initialised fleet server that nobody has open."""
+    """An initialised fleet server that nobody has open, with an API token for each role."""
 
     settings: Settings
     database: str | None  # its name on PostgreSQL
+    tokens: dict[str, str]
+
+
+def _initialised(settings: Settings, database: str | None) -> Template:
+    initialise(settings, password=PASSWORD)
+    with closing(Server.open(settings)) as server, server.db.write() as session:
+        tokens = {role: _token(session, role, role) for role in ROLES}
+    return Template(settings, database, tokens)
+
+
+def _token(session: Session, name: str, role: str, tenant: str = "default") -> str:
+    """Make a user, named after its role, and return an API token of it."""
+    user, _ = identity.create_user(session, tenant, f"the-{name}", role, PASSWORD, audit.SYSTEM)
+    return identity.create_api_token(session, user, "test", None, None, audit.SYSTEM)[0]
 
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Template:
-    settings = Settings(dir=tmp_path_factory.mktemp("sqlite") / "fleet")
-    initialise(settings, password=PASSWORD)
-    return Template(settings, None)
+    return _initialised(Settings(dir=tmp_path_factory.mktemp("sqlite") / "fleet"), None)
 
 
 @pytest.fixture(scope="session")
@@ -68,17 +84,20 @@ def postgresql_template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Te
         pytest.skip(f"no PostgreSQL for tests: {str(error).splitlines()[0]}")
     try:
         folder = tmp_path_factory.mktemp("postgresql") / "fleet"
-        settings = Settings(dir=folder, database=_beside(name))
-        initialise(settings, password=PASSWORD)
-        yield Template(settings, name)
+        yield _initialised(Settings(dir=folder, database=_beside(name)), name)
     finally:
         _postgres(f"DROP DATABASE {name}")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
-    """A fleet server of the test's own, on each database."""
-    template: Template = request.getfixturevalue(f"{request.param}_template")
+def template(request: pytest.FixtureRequest) -> Any:
+    """The server to copy, on each database; a test may choose one by indirect parameters."""
+    return request.getfixturevalue(f"{request.param}_template")
+
+
+@pytest.fixture
+def settings(template: Template, tmp_path: Path) -> Iterator[Settings]:
+    """A fleet server of the test's own."""
     folder = tmp_path / "fleet"
     shutil.copytree(template.settings.dir, folder)
     if template.database is None:
@@ -107,17 +126,20 @@ def operators(server: Server) -> FlaskClient:
 
 
 class People:
-    """Makes users with API tokens; `headers("viewer")` is how one calls."""
+    """Users with API tokens; `headers("viewer")` is how one calls."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, tokens: dict[str, str]) -> None:
         self.server = server
+        self.tokens = tokens
 
-    def headers(self, role: str, tenant: str = "default") -> dict[str, str]:
+    def headers(self, role: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.tokens[role]}"}
+
+    def new(self, role: str, tenant: str = "default") -> dict[str, str]:
+        """Return the headers of one more user."""
         with self.server.db.write() as session:
-            name = f"{role}-{uuid.uuid4().hex[:8]}"
-            user, _ = identity.create_user(session, tenant, name, role, PASSWORD, audit.SYSTEM)
-            text, _ = identity.create_api_token(session, user, "test", None, None, audit.SYSTEM)
-        return {"Authorization": f"Bearer {text}"}
+            token = _token(session, uuid.uuid4().hex[:8], role, tenant)
+        return {"Authorization": f"Bearer {token}"}
 
     def other_tenant(self, name: str = "other") -> str:
         self.server.keystore(name).create()
@@ -129,8 +151,8 @@ class People:
 
 
 @pytest.fixture
-def people(server: Server) -> People:
-    return People(server)
+def people(server: Server, template: Template) -> People:
+    return People(server, template.tokens)
 
 
 class Bundles:

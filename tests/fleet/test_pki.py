@@ -291,6 +291,7 @@ class TestEnrolment:
         assert codes[-1] == 429
         assert set(codes) == {403, 429}
 
+    @pytest.mark.parametrize("template", ["sqlite"], indirect=True)
     @pytest.mark.parametrize("wish", BAD_WISHES.values(), ids=BAD_WISHES.keys())
     def test_a_bad_wish_is_refused_and_changes_nothing(self, server, new_secret, new_device, wish):
         secret = new_secret()

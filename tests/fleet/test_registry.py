@@ -176,6 +176,7 @@ def flipped(path):
     return damaged(path, bytes(data))
 
 
+@pytest.mark.parametrize("template", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(("make", "error"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_is_no_release_is_refused_and_leaves_nothing(server, bundles, make, error):
     before = counts(server)
@@ -389,6 +390,7 @@ class TestAcceptance:
 
         assert model.acceptance_sha256 is None
 
+    @pytest.mark.parametrize("template", ["sqlite"], indirect=True)
     @pytest.mark.parametrize(
         ("model", "data", "minimum"),
         [

@@ -1,10 +1,12 @@
 """Assembles the two WSGI applications: one for people and tools, one for devices."""
 
+import functools
+import threading
 import warnings
 from typing import Any
 
 from apiflask import APIBlueprint, APIFlask
-from flask import Response
+from flask import Response, jsonify
 
 from edgec_fleet import __version__
 from edgec_fleet.api import (
@@ -52,13 +54,7 @@ def operators_app(server: Server) -> APIFlask:
         app.register_blueprint(blueprint)
     app.register_blueprint(console)
 
-    page = documentation.render(_spec(app))
-
-    @app.get("/docs")
-    @app.doc(hide=True)
-    def docs() -> Response:
-        return Response(page, mimetype="text/html")
-
+    _add_documentation(app)
     return app
 
 
@@ -68,7 +64,7 @@ def devices_app(server: Server) -> APIFlask:
     app.security_schemes = {"certificate": {"type": "mutualTLS"}}
     app.register_blueprint(device_api.before_enrolment)
     app.register_blueprint(device_api.blueprint)
-    _spec(app)
+    _add_documentation(app)
     return app
 
 
@@ -78,6 +74,7 @@ def _app(server: Server, title: str) -> APIFlask:
         title=title,
         version=__version__,
         docs_path=None,
+        spec_path=None,
         static_folder=None,  # type: ignore[arg-type]
     )
     app.request_class = BoundedRequest
@@ -104,11 +101,31 @@ def _secure(response: Response) -> Response:
     return response
 
 
-def _spec(app: APIFlask) -> dict[str, Any]:
-    """Return the OpenAPI document, made once, before there are threads."""
-    with warnings.catch_warnings():
-        # A schema that is nested in one and the answer of another is met twice; both are equal.
-        warnings.filterwarnings("ignore", message=".*already been added to the spec")
-        spec = app.spec
-    assert isinstance(spec, dict)  # noqa: S101 (SPEC_FORMAT is json)
-    return spec
+def _add_documentation(app: APIFlask) -> None:
+    """Serve the OpenAPI document and the page made from it; both are made once, when asked for."""
+    lock = threading.Lock()
+
+    @functools.cache
+    def spec() -> dict[str, Any]:
+        with warnings.catch_warnings():
+            # A schema nested in one and the answer of another is met twice; both are equal.
+            warnings.filterwarnings("ignore", message=".*already been added to the spec")
+            found = app.spec
+        assert isinstance(found, dict)  # noqa: S101 (SPEC_FORMAT is json)
+        return found
+
+    @functools.cache
+    def page() -> str:
+        return documentation.render(spec())
+
+    @app.get("/openapi.json")
+    @app.doc(hide=True)
+    def openapi() -> Response:
+        with lock:
+            return jsonify(spec())
+
+    @app.get("/docs")
+    @app.doc(hide=True)
+    def docs() -> Response:
+        with lock:
+            return Response(page(), mimetype="text/html")

@@ -44,7 +44,7 @@ def blob_response(store: FolderBlobStore, digest: str) -> Response:
                 yield reader.pread(min(_CHUNK, stop - offset), offset)
 
     response = Response(
-        b"" if request.method == "HEAD" else body(),
+        body(),  # not read for HEAD
         status=206 if partial else 200,
         headers=headers,
     )

@@ -10,7 +10,12 @@ from edgec_fleet import audit, blobs
 from edgec_fleet.api import schemas
 from edgec_fleet.api.blob_response import blob_response
 from edgec_fleet.api.guard import current_caller, requires, server
-from edgec_fleet.api.requests import MAXIMUM_DOCUMENT_BYTES, upload_bytes, upload_path
+from edgec_fleet.api.requests import (
+    MAXIMUM_DOCUMENT_BYTES,
+    named_as_sent,
+    upload_bytes,
+    upload_path,
+)
 from edgec_fleet.db.columns import attributes
 from edgec_fleet.errors import RefusedError, UnknownError
 from edgec_fleet.registry import acceptance, publish, releases, trust_state
@@ -27,7 +32,7 @@ def publish_release(files_data: dict[str, Any]) -> Any:
     caller, here = current_caller(), server()
     targets = files_data.get("targets")
     document = upload_bytes(targets, MAXIMUM_DOCUMENT_BYTES) if targets else None
-    with here.db.write() as session:
+    with named_as_sent(files_data["bundle"]), here.db.write() as session:
         publication = publish.publish(
             here,
             session,

@@ -1,13 +1,16 @@
 """Requests as this server reads them: bounded, with uploads spooled into its own folder."""
 
 import tempfile
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from flask import Request, current_app
 from werkzeug.datastructures import FileStorage
 
 from edgec_bundle.archive import SUFFIX
+from edgec_bundle.errors import BundleError
 from edgec_fleet.errors import RefusedError, TooLargeError
 
 MAXIMUM_BODY_BYTES = 1 << 20  # of everything but uploads
@@ -35,6 +38,19 @@ def upload_path(upload: FileStorage) -> Path:
     stream: Any = upload.stream
     stream.flush()
     return Path(stream.name)
+
+
+@contextmanager
+def named_as_sent(uploads: Sequence[FileStorage]) -> Iterator[None]:
+    """Let errors name uploaded bundles as their sender does, not as they lie on our disk."""
+    try:
+        yield
+    except BundleError as error:
+        sentence = str(error)
+        for upload in uploads:
+            name = PurePosixPath(upload.filename or "bundle").name
+            sentence = sentence.replace(str(upload_path(upload)), name)
+        raise RefusedError(sentence, detail={"kind": type(error).__name__}) from error
 
 
 def upload_bytes(upload: FileStorage, limit: int) -> bytes:
