@@ -8,15 +8,21 @@ from edgec_hardware_profiles.errors import (
 )
 from edgec_hardware_profiles.host import Host, HostRule, this_host
 from edgec_hardware_profiles.profile import Profile, ProfileRuntime, Quantization
+from edgec_hardware_profiles.support import Condition, OperatorSupport, Support
+from edgec_hardware_profiles.tools import Tool
 
 __all__ = [
+    "Condition",
     "Host",
     "HostRule",
     "MalformedProfileError",
+    "OperatorSupport",
     "Profile",
     "ProfileError",
     "ProfileRuntime",
     "Quantization",
+    "Support",
+    "Tool",
     "UnknownProfileError",
     "load",
     "matching",

@@ -19,6 +19,10 @@ class Table:
     def __contains__(self, key: str) -> bool:
         return key in self._raw
 
+    def names(self) -> tuple[str, ...]:
+        """Return the keys that there are, in the order of the file."""
+        return tuple(self._raw)
+
     def fail(self, key: str, problem: str) -> NoReturn:
         """Raise MalformedProfileError about `key` of this table."""
         raise MalformedProfileError(self._origin, f"{self._path}{key}: {problem}")
@@ -97,6 +101,41 @@ class Table:
         self._read.add(key)
         return self.integer(key) if key in self._raw else None
 
+    def optional_number(self, key: str) -> float | None:
+        """Return an integer or a float, or None if the key is absent."""
+        values = self._one_of_kinds(key, (int, float), "a number")
+        return None if values is None else float(values)
+
+    def array(self, key: str, kinds: Sequence[type]) -> tuple[Any, ...]:
+        """Return a list of values of `kinds`, empty if the key is absent."""
+        values = self._get(key, list, "a list", optional=True) or []
+        if not all(type(value) in kinds for value in values):
+            self.fail(key, f"expected {' or '.join(kind.__name__ for kind in kinds)} only")
+        return tuple(values)
+
+    def text_lists(self, key: str) -> tuple[tuple[str, ...], ...]:
+        """Return a list of lists of strings, empty if the key is absent."""
+        values = self._get(key, list, "a list of lists of strings", optional=True) or []
+        for value in values:
+            if type(value) is not list or not value or not all(type(one) is str for one in value):
+                self.fail(key, f"expected a list of strings, got {value!r}")
+        return tuple(tuple(value) for value in values)
+
+    def tables(self, key: str) -> tuple["Table", ...]:
+        """Return a list of tables, empty if the key is absent."""
+        values = self._get(key, list, "a list of tables", optional=True) or []
+        if not all(type(value) is dict for value in values):
+            self.fail(key, "expected a list of tables")
+        return tuple(
+            Table(value, self._origin, f"{self._path}{key}[{i}].") for i, value in enumerate(values)
+        )
+
+    def _one_of_kinds(self, key: str, kinds: Sequence[type], article: str) -> Any:
+        self._read.add(key)
+        if key in self._raw and type(self._raw[key]) not in kinds:
+            self.fail(key, f"expected {article}, got {self._raw[key]!r}")
+        return self._raw.get(key)
+
     def table(self, key: str, *, optional: bool = False) -> "Table":
         """Return the table under `key`; an empty one if it is optional and absent."""
         raw = self._get(key, dict, "a table", optional=optional)
@@ -106,7 +145,10 @@ class Table:
         """Return the whole table, every value of which must be a string."""
         return {key: self.text(key) for key in self._raw}
 
-    def whole(self) -> dict[str, Any]:
-        """Return the whole table as it is."""
-        self._read.update(self._raw)
-        return dict(self._raw)
+    def numbers(self) -> dict[str, float]:
+        """Return the whole table, every value of which must be a number above 0."""
+        found = {key: self.optional_number(key) or 0.0 for key in self._raw}
+        for key, value in found.items():
+            if not value > 0:
+                self.fail(key, f"expected a number above 0, got {value:g}")
+        return found

@@ -1,5 +1,6 @@
 """Finds profiles: the built-in ones by name, a user's own by path."""
 
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -33,10 +34,28 @@ def load(name_or_path: str | Path) -> Profile:
         profile = Profile.from_toml((_FOLDER / f"{name}.toml").read_text("utf-8"), f"{name}.toml")
         if profile.name != name:
             raise MalformedProfileError(f"{name}.toml", f"is named '{profile.name}' inside")
-        return profile
+        return _complete(profile, f"{name}.toml")
     if not name.endswith(".toml"):
         raise UnknownProfileError(name, names())
-    return Profile.from_toml(_read(Path(name)), name)
+    return _complete(Profile.from_toml(_read(Path(name)), name), name)
+
+
+def _complete(profile: Profile, origin: str) -> Profile:
+    """Return `profile` with the operators of the built-in profile that it refers to."""
+    support = profile.support
+    if support is None or support.ops_of is None:
+        return profile
+    if support.ops_of not in names() or support.ops_of == profile.name:
+        raise MalformedProfileError(
+            origin, f"mapping.ops_of: expected another built-in profile, got '{support.ops_of}'"
+        )
+    text = (_FOLDER / f"{support.ops_of}.toml").read_text("utf-8")
+    other = Profile.from_toml(text, f"{support.ops_of}.toml").support
+    if other is None or other.ops_of is not None:
+        raise MalformedProfileError(
+            origin, f"mapping.ops_of: '{support.ops_of}' has no operators of its own"
+        )
+    return replace(profile, support=support.with_operators_of(other))
 
 
 def matching(host: Host | None = None) -> tuple[str, ...]:

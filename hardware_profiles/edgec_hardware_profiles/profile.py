@@ -8,17 +8,19 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from edgec_hardware_profiles._fields import Table
 from edgec_hardware_profiles.errors import MalformedProfileError
 from edgec_hardware_profiles.host import HostRule
+from edgec_hardware_profiles.support import Support, read_support
+from edgec_hardware_profiles.tools import Tool, read_tools
 
 SCHEMA = 1
 MAX_BYTES = 1 << 20
 FORMATS = ("tflite", "onnx")
-RUNTIMES = {"litert": "tflite", "onnxruntime": "onnx"}  # runtime -> the format that it runs
-DELEGATES = ("cpu", "xnnpack", "edgetpu", "cuda", "tensorrt")
+# runtime -> the format that it runs; any other runtime is a vendor's, fed by the profile's tool
+RUNTIMES = {"litert": "tflite", "onnxruntime": "onnx", "tflite-micro": "tflite"}
+DELEGATES = ("cpu", "xnnpack", "edgetpu", "cuda", "tensorrt", "ethosu", "vx", "npu")
 ARCHITECTURES = ("any", "x86_64", "aarch64", "armv7l", "armv7em")
 PRECISIONS = ("fp32", "fp16", "int8", "int16x8", "int4")
 LAYOUTS = ("NHWC", "NCHW")
@@ -33,15 +35,15 @@ _FIGURES = (
     "memory.device_bytes",
     "memory.accelerator_bytes",
 )
-# Tables that are kept as they are for the passes that read them.
-_OPEN_TABLES = ("ops", "rates", "tools")
+# Figures of `[rates]`: how much the target can do at best, in the unit that the name ends with.
+RATES = ("macs_per_s", "flops_per_s", "bytes_per_s", "clock_hz")
 
 
 @dataclass(frozen=True, slots=True)
 class ProfileRuntime:
     """Which runtime executes the model on the target."""
 
-    name: str  # "litert" | "onnxruntime"
+    name: str  # one of RUNTIMES, or a vendor's
     min_version: str
     delegate: str  # one of DELEGATES
 
@@ -77,7 +79,9 @@ class Profile:
     host: HostRule
     sources: Mapping[str, str]  # figure -> where it comes from
     notes: tuple[str, ...] = ()
-    tables: Mapping[str, Any] = field(default_factory=dict)  # "ops", "rates", "tools", unparsed
+    support: Support | None = None  # what its accelerator takes; None: there is none
+    rates: Mapping[str, float] = field(default_factory=dict)  # peak figures, keys of RATES
+    tools: tuple[Tool, ...] = ()  # vendor programs, run when they are there
 
     @classmethod
     def from_toml(cls, text: str, origin: str) -> "Profile":
@@ -100,6 +104,7 @@ def _profile(root: Table) -> Profile:
     if schema != SCHEMA:
         root.fail("schema", f"expected {SCHEMA}, got {schema}")
     model, memory = root.table("model"), root.table("memory", optional=True)
+    rates = root.table("rates", optional=True)
     formats = model.choices("formats", FORMATS)
     precisions = model.choices("precisions", PRECISIONS)
     profile = Profile(
@@ -121,18 +126,30 @@ def _profile(root: Table) -> Profile:
         host=_host_rule(root.table("host", optional=True)),
         sources=root.table("sources", optional=True).strings(),
         notes=root.texts("notes"),
-        tables={key: root.table(key).whole() for key in _OPEN_TABLES if key in root},
+        support=_support(root),
+        rates=rates.numbers(),
+        tools=read_tools(root.table("tools", optional=True)),
     )
     for table in (model, memory, root):
         table.refuse_unread()
     _check_sources(root, profile, {"model": model, "memory": memory})
+    _check_rates(root, profile)
     _check_consistent(root, profile)
     return profile
 
 
+def _support(root: Table) -> Support | None:
+    ops = root.table("ops", optional=True)
+    if "mapping" not in root:
+        if ops.names():
+            root.fail("mapping", "missing; [ops] needs a [mapping] that says where they run")
+        return None
+    return read_support(root.table("mapping"), ops)
+
+
 def _runtime(table: Table) -> ProfileRuntime:
     runtime = ProfileRuntime(
-        name=table.choice("name", tuple(RUNTIMES)),
+        name=table.matching("name", _NAME),
         min_version=table.matching("min_version", _VERSION),
         delegate=table.choice("delegate", DELEGATES, default="cpu"),
     )
@@ -169,9 +186,20 @@ def _check_sources(root: Table, profile: Profile, tables: Mapping[str, Table]) -
             root.fail("sources", f'"{figure}" has a value but no source')
 
 
+def _check_rates(root: Table, profile: Profile) -> None:
+    for rate in profile.rates:
+        if rate not in RATES:
+            root.fail("rates", f"unknown '{rate}'; known: {', '.join(RATES)}")
+        if f"rates.{rate}" not in profile.sources:
+            root.fail("sources", f'"rates.{rate}" has a value but no source')
+
+
 def _check_consistent(root: Table, profile: Profile) -> None:
-    runs = RUNTIMES[profile.runtime.name]
-    if profile.format != runs:
+    runs = RUNTIMES.get(profile.runtime.name)
+    if runs is None and not profile.tools:
+        known = f"expected one of {', '.join(RUNTIMES)}, or a vendor's with its program in [tools]"
+        root.fail("runtime.name", f"{known}; got '{profile.runtime.name}'")
+    if runs is not None and profile.format != runs:
         root.fail("runtime.name", f"{profile.runtime.name} runs {runs}, not {profile.format}")
     if profile.full_integer and not {"int8", "int16x8"} & set(profile.precisions):
         root.fail("model.full_integer", "needs an integer precision among model.precisions")
