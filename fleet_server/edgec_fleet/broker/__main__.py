@@ -9,8 +9,9 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from sqlalchemy import exists, select
 from sqlalchemy.exc import OperationalError
@@ -19,13 +20,14 @@ from edgec_fleet import pki, process
 from edgec_fleet.broker import choice, policy
 from edgec_fleet.broker.mosquitto import CA, CRL, IDENTITY, BrokerError, Mosquitto, version
 from edgec_fleet.broker.policy import Policy
-from edgec_fleet.broker.pure import SMALL_FLEET, PureBroker
 from edgec_fleet.db.schema import Assignment
 from edgec_fleet.process import Process
 from edgec_fleet.server import Server
+from edgec_fleet.settings import Address
 from edgec_fleet.web import tls_files
 
 POLL_S = 0.2
+SMALL_FLEET = 100  # devices; above that Mosquitto is the broker to have
 CRL_EVERY_S = 86400.0  # it is valid for 30 days
 
 _UNPUBLISHED = exists().where(  # the gateway waits until their rights are in force
@@ -35,13 +37,30 @@ _UNPUBLISHED = exists().where(  # the gateway waits until their rights are in fo
 logger = logging.getLogger(__name__)
 
 
+class Child(Protocol):
+    """A broker that we run."""
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its exit code if it has ended."""
+
+    def start(self, address: Address, policy: Policy) -> None:
+        """Listen and hold to `policy`. Raises BrokerError."""
+
+    def apply(self, policy: Policy, kick: Iterable[str]) -> None:
+        """Hold to `policy` from now on, and end the connections of `kick`."""
+
+    def stop(self) -> None:
+        """End."""
+
+
 def run(this: Process, server: Server) -> None:
     """Run the broker until told to stop. Raises BrokerError: it ended by itself."""
     folder = (server.settings.dir / "broker").resolve()
     _write_tls_files(server, folder)
     os.chdir(folder)
     kind, program = choice.choose(server.settings)
-    broker = Mosquitto(program, folder) if program else PureBroker(folder)
+    broker: Child = Mosquitto(program, folder) if program else _pure(folder)
     with server.db.read() as session:
         current = policy.read(session)
         pki.write_crl(session, server.authority, folder / CRL)
@@ -62,9 +81,13 @@ def run(this: Process, server: Server) -> None:
         broker.stop()
 
 
-def _follow(
-    this: Process, server: Server, broker: Mosquitto | PureBroker, current: Policy, folder: Path
-) -> None:
+def _pure(folder: Path) -> Child:
+    from edgec_fleet.broker.pure import PureBroker  # amqtt need not be loaded beside Mosquitto
+
+    return PureBroker(folder)
+
+
+def _follow(this: Process, server: Server, broker: Child, current: Policy, folder: Path) -> None:
     """Apply every change of the policy."""
     written, took_s = time.monotonic(), 0.0
     while not this.stopping.wait(max(POLL_S, 10 * took_s)):

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import ssl
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,6 @@ from edgec_fleet.settings import Address
 
 logger = logging.getLogger(__name__)
 
-SMALL_FLEET = 100  # devices; above that Mosquitto is the broker to have
 CONNECT_TIMEOUT_S = 10.0
 LARGEST_CONNECT = 128 * 1024  # a last will of 64 KiB, and names
 _LISTENER = "default"
@@ -107,13 +107,17 @@ class _GuardedBroker(Broker):  # type: ignore[misc]
 class _Reader(ReaderAdapter):  # type: ignore[misc]
     """Reads what the listener read already, then the connection; no packet above the limit."""
 
-    def __init__(self, seen: bytes, reader: asyncio.StreamReader) -> None:
+    def __init__(
+        self, seen: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self._seen = seen
         self._reader = reader
+        self._writer = writer
 
     async def read(self, n: int = -1) -> bytes:
         """Return exactly `n` bytes. Raises ConnectionResetError: more than a packet may have."""
         if n < 0 or n > LARGEST_MESSAGE + 1024:
+            self._writer.transport.abort()  # amqtt itself would go on reading
             raise ConnectionResetError(f"a packet of {n} bytes")
         head, self._seen = self._seen[:n], self._seen[n:]
         return head + (await self._reader.readexactly(n - len(head)) if len(head) < n else b"")
@@ -149,7 +153,7 @@ class PureBroker:
         except OSError as error:
             raise BrokerError(f"cannot listen at {address}: {error.strerror}") from error
 
-    def apply(self, policy: Policy, kick: Any) -> None:
+    def apply(self, policy: Policy, kick: Iterable[str]) -> None:
         """Put `policy` in force and end the connections of `kick`."""
         self._rules.policy = policy
         self._run(self._kick(tuple(kick)))
@@ -212,7 +216,7 @@ class PureBroker:
             self._writers.setdefault(name, set()).add(writer)
             assert self._broker is not None  # noqa: S101 (started before the server)
             await self._broker.external_connected(
-                _Reader(packet, reader), StreamWriterAdapter(writer), _LISTENER
+                _Reader(packet, reader, writer), StreamWriterAdapter(writer), _LISTENER
             )
         except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError) as error:
             logger.info("a connection was refused or broke: %s", error)
