@@ -98,6 +98,8 @@ def interface_of(
 
 
 def _spec(raw: Mapping[str, Any]) -> dict[str, Any]:
+    if missing := [key for key in ("name", "dtype", "shape") if key not in raw]:
+        raise UsageError(f"--preprocessing: an input without {' and '.join(missing)}")
     return {**raw, "shape": tuple(raw.get("shape", ()))}
 
 

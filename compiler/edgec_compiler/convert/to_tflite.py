@@ -1,6 +1,7 @@
 """A captured graph as a float TFLite file with channel-last images, the same bytes every time."""
 
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,12 @@ def to_tflite(graph: fx.GraphModule, source: SourceModel) -> FloatTflite:
         graph, args=list(inputs), outputs=list(outputs)
     )
     try:
-        with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        with (
+            warnings.catch_warnings(),
+            torch.no_grad(),
+            tempfile.TemporaryDirectory() as folder,
+        ):
+            warnings.simplefilter("ignore")  # the converter's notes to its own developers
             file = Path(folder) / "model.tflite"
             litert_torch.convert(wrapped, example).export(str(file))
             payload = file.read_bytes()

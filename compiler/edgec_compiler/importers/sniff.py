@@ -9,7 +9,7 @@ from edgec_compiler.errors import MissingExtraError, ModelFileError, UsageError
 KINDS = ("onnx", "torch", "factory", "tflite")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _LFS = b"version https://git-lfs"
-_PICKLE = b"\x80"
+_PICKLES = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 _EXPORT_ONNX = "export it to ONNX (for TensorFlow: python -m tf2onnx.convert), or to .tflite"
 
 
@@ -54,7 +54,7 @@ def _kind_of_bytes(file: Path, head: bytes) -> str:
         raise MissingExtraError("tensorflow", f"{file}: a Keras .h5 file; reading it")
     if head.startswith(_LFS):
         raise ModelFileError(f"{file}: a Git LFS pointer, not the model itself: run git lfs pull")
-    if head.startswith(_PICKLE):
+    if head.startswith(_PICKLES):
         raise ModelFileError(pickled_message(file))
     if head.startswith(b"\x0a") and file.suffix == ".pb":
         raise ModelFileError(

@@ -33,15 +33,6 @@ def import_tflite(path: Path, shapes: Shapes) -> SourceModel:
     for name, shape in shapes.items():
         if shape not in [tensor.shape for tensor in inputs if tensor.name == name]:
             raise ModelFileError(f"{path}: --shape {name}: the shapes of a TFLite file are fixed")
-    graph = model.subgraphs[0]
-    operators = tuple(
-        Operator(
-            index,
-            tflite.op_name(model, operator),
-            tflite.tensor_name(graph.tensors[operator.outputs[0]]) if len(operator.outputs) else "",
-        )
-        for index, operator in enumerate(graph.operators)
-    )
     return SourceModel(
         format="tflite",
         name=path.stem,
@@ -49,7 +40,17 @@ def import_tflite(path: Path, shapes: Shapes) -> SourceModel:
         size_bytes=len(payload),
         inputs=inputs,
         outputs=outputs,
-        operators=operators,
+        operators=_operators(model),
         module=None,
         payload=payload,
     )
+
+
+def _operators(model: tflite.Flatbuffer) -> tuple[Operator, ...]:
+    graph = model.subgraphs[0]
+    found = []
+    for index, operator in enumerate(graph.operators):
+        made = [tensor for tensor in operator.outputs if tensor != -1]
+        output = tflite.tensor_name(graph.tensors[made[0]]) if made else ""
+        found.append(Operator(index, tflite.op_name(model, operator), output))
+    return tuple(found)

@@ -1,5 +1,6 @@
 """Lower precisions of a float TFLite model, by ai-edge-quantizer under our own statistics."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,18 +30,25 @@ def quantise(payload: bytes, precision: str, ranges: Ranges | None, *, full_inte
     """
     if precision == "fp32":
         return payload
-    from ai_edge_quantizer import quantizer, recipe_manager
+    from ai_edge_quantizer import recipe_manager
 
     recipe = recipe_manager.RecipeManager()
     _RECIPES[precision](recipe, full_integer)
     try:
-        engine = quantizer.Quantizer(bytearray(payload))
-        engine.load_quantization_recipe(recipe.get_quantization_recipe())
-        statistics = None if precision == "fp16" else _statistics(ranges or {})
-        result = engine.quantize(statistics, enable_progress_report=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the quantiser keeps all tensors; that is its job
+            return _run(payload, recipe, None if precision == "fp16" else ranges or {})
     except Exception as error:  # the quantiser's errors share no base class
         raise ConversionError(f"ai-edge-quantizer: {_brief(error)}") from error
-    return bytes(result.quantized_model)
+
+
+def _run(payload: bytes, recipe: Any, ranges: Ranges | None) -> bytes:
+    from ai_edge_quantizer import quantizer
+
+    engine = quantizer.Quantizer(bytearray(payload))
+    engine.load_quantization_recipe(recipe.get_quantization_recipe())
+    statistics = None if ranges is None else _statistics(ranges)
+    return bytes(engine.quantize(statistics, enable_progress_report=False).quantized_model)
 
 
 def _int8(recipe: Any, full_integer: bool) -> None:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgec_compiler.importers.onnx_dtypes import torch_dtype
 from edgec_compiler.importers.onnx_node import Node
+from edgec_compiler.importers.onnx_ops.dtypes import torch_dtype
 
 
 def _unary(call: Callable[[Tensor], Tensor]) -> Callable[[Node, Tensor], Tensor]:
@@ -107,6 +107,12 @@ def _swish(node: Node, x: Tensor) -> Tensor:
     return x * torch.sigmoid(node.attr("alpha", 1.0) * x)
 
 
+def _dropout(node: Node, x: Tensor, *_rest: Tensor) -> tuple[Tensor, Tensor]:
+    if node.has(2) and node.constant(2, "training mode").any():
+        node.refuse("training mode; export the model in evaluation mode")
+    return x, torch.ones_like(x, dtype=torch.bool)
+
+
 def _is_inf(node: Node, x: Tensor) -> Tensor:
     positive = torch.isposinf(x) if node.attr("detect_positive", 1) else torch.zeros_like(x) > 0
     negative = torch.isneginf(x) if node.attr("detect_negative", 1) else torch.zeros_like(x) > 0
@@ -142,7 +148,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "Cos": _unary(torch.cos),
     "Cosh": _unary(torch.cosh),
     "Div": _div,
-    "Dropout": lambda _node, x, *_rest: (x, torch.ones_like(x, dtype=torch.bool)),
+    "Dropout": _dropout,
     "Elu": _elu,
     "Equal": _binary(torch.eq),
     "Erf": _unary(torch.erf),

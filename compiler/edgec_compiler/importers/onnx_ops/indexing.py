@@ -96,7 +96,7 @@ def _arg(call: Callable[..., Tensor]) -> Callable[[Node, Tensor], Tensor]:
 def _cumsum(node: Node, x: Tensor, _axis: Tensor) -> Tensor:
     axis = node.ints(1, "axis")[0]
     x = x.flip(axis) if node.attr("reverse", 0) else x
-    total = torch.cumsum(x, axis)
+    total = torch.cumsum(x, axis, dtype=x.dtype)
     if node.attr("exclusive", 0):
         total = total - x
     return total.flip(axis) if node.attr("reverse", 0) else total

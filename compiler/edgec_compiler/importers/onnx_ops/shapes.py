@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgec_compiler.importers.onnx_dtypes import torch_dtype
 from edgec_compiler.importers.onnx_node import Node
+from edgec_compiler.importers.onnx_ops.dtypes import torch_dtype
 
 
 def _reshape(node: Node, x: Tensor, *_shape: Tensor) -> Tensor:

@@ -1,0 +1,147 @@
+"""ONNX's own node tests through the importer: right, or refused by name; never wrong."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper, numpy_helper
+
+from edgec_compiler.errors import CompilerError, UnsupportedOperatorError
+from edgec_compiler.importers.onnx_module import build_module
+
+# Equal values may be listed in another order than ONNX's reference lists them.
+TIES = {"test_top_k_same_values", "test_top_k_same_values_2d", "test_top_k_same_values_largest"}
+AT_LEAST_RIGHT = 1350
+KINDS = "biuf"
+
+
+def _cases() -> list[Any]:
+    from onnx.backend.test.case.node import collect_testcases
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy's about overflow in the cases' own references
+        cases: list[Any] = collect_testcases(None)
+    return cases
+
+
+def _numeric(values: Any) -> bool:
+    return all(isinstance(v, np.ndarray | np.generic) and v.dtype.kind in KINDS for v in values)
+
+
+def _run(case: Any, constant: set[str]) -> list[np.ndarray[Any, Any]]:
+    """Run a case with some of its inputs known at compile time."""
+    model = onnx.ModelProto()
+    model.CopyFrom(case.model)
+    given = case.data_sets[0][0]
+    example = {}
+    for value, array in zip(model.graph.input, given, strict=False):
+        if value.name in constant:
+            model.graph.initializer.append(numpy_helper.from_array(np.asarray(array), value.name))
+        else:
+            example[value.name] = torch.from_numpy(np.array(array))
+    module, _ = build_module(model, example)
+    with torch.no_grad():
+        made = module(*example.values())
+    return [one.detach().numpy() for one in (made if isinstance(made, tuple) else (made,))]
+
+
+def _outcome(case: Any) -> str:
+    given, wanted = case.data_sets[0]
+    names = [value.name for value in case.model.graph.input]
+    if not _numeric(given) or not _numeric(wanted):
+        return "not numeric"
+    try:
+        try:
+            made = _run(case, set())
+        except UnsupportedOperatorError:
+            made = _run(case, set(names[1:]))  # shapes and axes as real models have them
+    except CompilerError:
+        return "refused"
+    for one, want in zip(made, wanted, strict=False):
+        if one.dtype != want.dtype or one.shape != want.shape:
+            return f"{one.dtype}{one.shape} for {want.dtype}{want.shape}"
+        if not np.allclose(one.astype(np.float64), want.astype(np.float64), 2e-3, 1e-5, True):
+            return "wrong values"
+    return "right"
+
+
+def test_no_node_test_gives_a_wrong_answer() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        outcomes = {case.name: _outcome(case) for case in _cases()}
+
+    wrong = {
+        name: outcome
+        for name, outcome in outcomes.items()
+        if outcome not in ("right", "refused", "not numeric")
+    }
+    assert wrong.keys() <= TIES, wrong
+    assert list(outcomes.values()).count("right") >= AT_LEAST_RIGHT
+
+
+def _model(nodes: list[Any], inputs: Mapping[str, tuple[int, ...]], **constants: Any) -> Any:
+    float_type = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(n, float_type, s) for n, s in inputs.items()],
+        [helper.make_tensor_value_info("y", float_type, None)],
+        [numpy_helper.from_array(np.array(value), name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+
+
+def test_shape_arithmetic_is_folded_away() -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Gather", ["s", "zero"], ["n"]),
+        helper.make_node("Concat", ["n", "rest"], ["shape"], axis=0),
+        helper.make_node("Reshape", ["x", "shape"], ["y"]),
+    ]
+    model = _model(nodes, {"x": (1, 2, 3)}, zero=[np.int64(0)], rest=[np.int64(-1)])
+
+    module, outputs = build_module(model, {"x": torch.arange(6.0).reshape(1, 2, 3)})
+
+    assert [node.op for node, _ in module.steps] == ["Reshape"]
+    assert outputs[0].shape == (1, 6)
+
+
+def test_a_constant_condition_picks_its_branch() -> None:
+    def branch(op: str) -> Any:
+        value = helper.make_tensor_value_info("b", onnx.TensorProto.FLOAT, None)
+        return helper.make_graph([helper.make_node(op, ["x"], ["b"])], op, [], [value])
+
+    condition = helper.make_node(
+        "If", ["yes"], ["y"], then_branch=branch("Neg"), else_branch=branch("Abs")
+    )
+
+    module, _ = build_module(_model([condition], {"x": (2,)}, yes=True), {"x": torch.ones(2)})
+
+    assert module(torch.tensor([1.0, -2.0])).tolist() == [-1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("node", "said"),
+    [
+        (helper.make_node("NonZero", ["x"], ["y"]), "operator NonZero (output 'y')"),
+        (helper.make_node("Fancy", ["x"], ["y"], domain="my.own"), "of domain my.own"),
+        (helper.make_node("Tile", ["x", "x"], ["y"]), "a constant repeats can be compiled"),
+        (helper.make_node("MatMul", ["x", "x"], ["y"]), "fails on inputs of shapes"),
+    ],
+)
+def test_an_operator_that_cannot_be_expressed_is_named(node: Any, said: str) -> None:
+    with pytest.raises(UnsupportedOperatorError) as caught:
+        build_module(_model([node], {"x": (1, 2, 3)}), {"x": torch.ones(1, 2, 3)})
+
+    assert said in str(caught.value)
+
+
+def test_an_operator_without_its_input_is_refused() -> None:
+    model = _model([helper.make_node("Neg", ["ghost"], ["y"])], {"x": (1,)})
+
+    with pytest.raises(CompilerError, match="nothing makes its input 'ghost'"):
+        build_module(model, {"x": torch.ones(1)})
