@@ -66,10 +66,8 @@ def _pairs(texts: Sequence[str], flag: str) -> dict[str, str]:
 
 
 @contextmanager
-def running(
-    folder: Path, overrides: Mapping[str, Any], address: str
-) -> Iterator[tuple[Daemon, str]]:
-    """Run the agent on `folder`; yield it and where its API listens."""
+def running(folder: Path, overrides: Mapping[str, Any], address: str) -> Iterator[str]:
+    """Run the agent on `folder` inside the block; yield where its API listens."""
     config = load_config(folder, overrides)
     for name in config.profiles:
         load_profile(name)
@@ -78,7 +76,7 @@ def running(
         daemon = Daemon(folder, config, address)
         server = daemon.start()
         try:
-            yield daemon, server.address
+            yield server.address
         finally:
             daemon.close(server)
 

@@ -86,11 +86,12 @@ def _run(options: argparse.Namespace) -> int:
     overrides["probation.seconds"] = options.probation_seconds
     if options.profile:
         overrides["profiles"] = tuple(options.profile)
-    with actions.running(options.dir, overrides, options.http) as (daemon, address):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: daemon.stop())
+    wake, signalled = os.pipe()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os.write(signalled, b"!") and None)
+    with actions.running(options.dir, overrides, options.http) as address:
         _say(options, {"ready": True, "address": address}, f"edgec-agent ready on {address}")
-        daemon.wait()
+        os.read(wake, 1)
     return DONE
 
 

@@ -115,7 +115,7 @@ class SourceList:
 
 
 class Daemon:
-    """A running agent. `run` returns when `stop` was called."""
+    """An agent: `start` starts it, `close` stops it."""
 
     def __init__(self, folder: Path, config: AgentConfig, address: str) -> None:
         """Prepare to serve `folder`'s models on `address`. Raises AgentError."""
@@ -150,6 +150,8 @@ class Daemon:
             ).to_bytes(),
             state=self._state_message,
         )
+        self._generation = 0  # of the connection that the updater knows of
+        self._begun = 0  # the command that the updater has begun
         self._meter = HostMeter()
 
     def _new_link(self) -> Link:
@@ -160,6 +162,7 @@ class Daemon:
             tls=lambda: self._identity_folder.tls(believe_clock=self._believe_clock()),
             will=lambda: self._state_message(False),
             on_desired=self._desired,
+            on_connected=lambda: self._inbox.put(None),
             now=lambda: rfc3339(utc_now()),
         )
 
@@ -200,6 +203,7 @@ class Daemon:
                 (self._update, "edgec-updater"),
                 (self._measure, "edgec-telemetry"),
                 (self._keep_certificate, "edgec-renewal"),
+                (self._listen, "edgec-commands"),
             )
         ]
         self._link.start()
@@ -207,14 +211,6 @@ class Daemon:
         for thread in self._threads:
             thread.start()
         return server
-
-    def wait(self) -> None:
-        """Return when `stop` was called."""
-        self._stop.wait()
-
-    def stop(self) -> None:
-        """Make `wait` return. Safe in a signal handler."""
-        self._stop.set()
 
     def close(self, server: InferenceServer) -> None:
         """Stop everything, so that the next start goes on where this one ends."""
@@ -238,28 +234,42 @@ class Daemon:
 
     def _update(self) -> None:
         """Run the updater; what arrives meanwhile is looked at between two steps."""
-        pause_s, generation = 0.0, 0
+        pause_s = 0.0
         while not self._stop.is_set():
             self._made.parts.interrupt.clear()  # before looking: what comes later sets it again
             try:
-                arrived = self._inbox.get(timeout=min(pause_s, _COMMAND_POLL_S))
-                if arrived is not None:
-                    self._updater.take(arrived)
-                pause_s = 0.0
-            except Empty:
-                pause_s = max(0.0, pause_s - _COMMAND_POLL_S)
-            try:
-                if self._link.generation != generation:
-                    generation, pause_s = self._link.generation, 0.0
-                    self._updater.wake()
-                while (command := self._state.next_command()) is not None:
-                    self._state.answer_command(command.id, answer(self._updater, command))
-                    pause_s = 0.0
-                if pause_s <= 0 and not self._stop.is_set():
-                    pause_s = self._updater.run_once()
+                pause_s = self._turn(pause_s)
             except Exception:  # the edge: serving goes on whatever an update does
                 logger.exception("the updater")
                 self._stop.wait(5)
+
+    def _turn(self, pause_s: float) -> float:
+        """Wait for news, at most `pause_s`; do one step; return how long to wait next."""
+        try:
+            arrived = self._inbox.get(timeout=pause_s)
+            if arrived is not None:
+                self._updater.take(arrived)
+        except Empty:
+            pass
+        if self._link.generation != self._generation:
+            self._generation = self._link.generation
+            self._updater.wake()
+        while (command := self._state.next_command()) is not None:
+            self._begun = command.id
+            self._made.parts.interrupt.clear()
+            self._state.answer_command(command.id, answer(self._updater, command))
+        return 0.0 if self._stop.is_set() else self._updater.run_once()
+
+    def _listen(self) -> None:
+        """Tell the updater, even in the middle of a download, that a person wants something."""
+        while not self._stop.wait(_COMMAND_POLL_S):
+            try:
+                command = self._state.next_command()
+                if command is not None and command.id != self._begun:
+                    self._made.parts.interrupt.set()
+                    self._inbox.put(None)
+            except sqlite3.Error as error:
+                logger.error("state.db: %s", error)
 
     def _measure(self) -> None:
         """Put a window of telemetry into the outbox now and then."""

@@ -115,6 +115,7 @@ class Link:
         tls: Callable[[], ssl.SSLContext],
         will: Callable[[], bytes],
         on_desired: Callable[[bytes], None],
+        on_connected: Callable[[], None] = lambda: None,
         now: Callable[[], str],
     ) -> None:
         """Prepare; `start` connects.
@@ -123,6 +124,8 @@ class Link:
             tls: makes the context for each connection, so that a renewed certificate is used.
             will: the retained `state` that the broker publishes when the connection is lost.
             on_desired: takes the payload of each `desired`; must return at once.
+            on_connected: told of each connection; must return at once.
+            now: the local clock, as messages write it.
         """
         self._address = address
         self._topics = topics
@@ -130,6 +133,7 @@ class Link:
         self._tls = tls
         self._will = will
         self._on_desired = on_desired
+        self._on_connected = on_connected
         self._now = now
         self._feeds: dict[str, BlockFeed] = {}
         self._lock = threading.Lock()
@@ -208,7 +212,7 @@ class Link:
         try:
             client = self._new_client()
             client.connect(host, port, keepalive=self._config.keepalive_s)
-        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        except Exception as error:  # network, certificate, disk: whatever it is, try again
             self._note(f"can't connect to {host}:{port}: {error}")
             return
         client.loop_start()
@@ -258,6 +262,7 @@ class Link:
         self._client = client
         self.problem = None
         logger.info("connected to %s:%d", *self._address)
+        self._on_connected()
 
     def _disconnected(
         self, client: mqtt.Client, _user: object, _flags: object, code: Any, _more: object

@@ -77,6 +77,9 @@ class Post:
             except sqlite3.Error as error:  # a full or failing disk; serving does not need it
                 logger.error("state.db: %s", error)
                 self._stop.wait(5)
+            except Exception:  # the edge: what could not be said today is said tomorrow
+                logger.exception("the post")
+                self._stop.wait(5)
 
     def _turn(self) -> None:
         if not self._link.is_connected:

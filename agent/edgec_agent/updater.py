@@ -111,7 +111,7 @@ class Updater:
         except (TrustError, MessageError) as error:
             logger.error("the assignment was refused: %s", error)
             self.assignments.report_refused(payload, str(error))
-        except (FetchError, StoreError, InterruptedWorkError) as error:
+        except (FetchError, StoreError, InterruptedWorkError, OSError) as error:
             logger.warning("the assignment waits: %s", error)
             self._desired = self._desired or payload
             if isinstance(error, NoSpaceError):
@@ -138,7 +138,7 @@ class Updater:
             return self._step(update)
         except InterruptedWorkError:
             return 0.0
-        except (FetchError, StoreError):
+        except (FetchError, StoreError, OSError):
             return self._pause_s()
         except sqlite3.Error as error:  # a full or failing disk; serving does not need it
             logger.error("state.db: %s", error)
@@ -191,7 +191,9 @@ class Updater:
             self._wait(update.model)
             return update
         failures = 1 if progressed else update.failures + 1
-        return self.parts.journal.move(replace(update, failures=failures), Phase.FAILED, reason)
+        evidence = {"attempt": {"number": failures, "of": self.parts.config.retry.attempts}}
+        failed = replace(update, failures=failures)
+        return self.parts.journal.move(failed, Phase.FAILED, reason, evidence)
 
     def _finished(self, update: Update) -> None:
         if update.phase is Phase.FAILED:

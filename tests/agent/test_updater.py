@@ -363,9 +363,8 @@ def test_a_full_disk_is_a_failure_with_its_own_reason_and_serving_goes_on(
     first, second = fleet.release(*V1), fleet.release(*V2)
     device.offer(first)
     real = shutil.disk_usage
-    monkeypatch.setattr(
-        "edgec_bundle._files.shutil.disk_usage", lambda path: real(path)._replace(free=50_000)
-    )
+    little = (4 << 20) + 50_000  # what the store leaves to others, and room for the manifest
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=little))
 
     device.offer(second)
 
@@ -489,6 +488,46 @@ def test_a_rotten_active_model_is_replaced_by_the_previous_one_at_boot(tmp_path,
     assert again.phase() == "rolled_back"
     assert again.events()[-1].evidence == {"fallback": True}
     again.close()
+
+
+def dies_at_every_start(tmp_path, fleet, times, **settings):
+    """A device with 1.1.0 over 1.0.0 whose agent never lives for half a minute."""
+    first, second = fleet.release(*V1), fleet.release(*V2)
+    device = Bench(tmp_path, fleet)
+    device.offer(first)
+    device.offer(second)
+    device.close()
+    for _ in range(times):
+        Bench(tmp_path, fleet, **settings).die()
+    return Bench(tmp_path, fleet, **settings)
+
+
+def test_power_that_flickers_leaves_the_model_innocent(tmp_path, fleet):
+    device = dies_at_every_start(tmp_path, fleet, 3, boots=2)
+
+    assert device.serving() == "1.1.0"
+    assert device.phase() == "committed"
+    device.close()
+
+
+def test_a_model_that_also_fails_in_a_child_gives_way_after_a_few_starts(tmp_path, fleet):
+    failing = {"boots": 2, "testing.launcher": ("false",)}
+
+    device = dies_at_every_start(tmp_path, fleet, 2, **failing)
+
+    assert device.serving() == "1.0.0"
+    assert device.phase() == "rolled_back"
+    device.close()
+
+
+def test_a_launcher_that_fails_is_a_failure_of_the_try_not_of_the_model(tmp_path, fleet):
+    device = Bench(tmp_path, fleet, **{"testing.launcher": ("false",)})
+
+    device.offer(fleet.release(*V1))
+
+    assert device.phase() == "failed"
+    assert device.phases().count("failed") == 3
+    device.close()
 
 
 def test_only_what_slots_need_is_kept(device, fleet):
