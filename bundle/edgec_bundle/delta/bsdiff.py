@@ -41,7 +41,7 @@ def encode(old: bytes, new: bytes, max_bytes: int) -> bytes:
             f"expected at most {max_bytes} bytes of old and new file together for bsdiff4, "
             f"got {len(old) + len(new)}"
         )
-    if min(_longest_run(old), _longest_run(new)) > MAX_RUN_BYTES:
+    if min(longest_run(old), longest_run(new)) > MAX_RUN_BYTES:
         raise PatchLimitError(
             f"expected no repeated pattern of more than {MAX_RUN_BYTES} bytes in both files"
         )
@@ -149,7 +149,7 @@ def _without_empty_steps(control: bytes) -> bytes:
     )
 
 
-def _longest_run(data: bytes) -> int:
+def longest_run(data: bytes) -> int:
     """Return the length of the longest stretch that repeats one pattern of at most 16 bytes."""
     octets = _octets(data)
     longest = 0

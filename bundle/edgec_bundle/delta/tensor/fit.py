@@ -1,0 +1,288 @@
+"""Finding the prediction that leaves the least to say about a tensor: tried, and the best kept.
+
+Only the encoder runs this. What it finds is put on integer grids before use, so it may calculate
+in floating point as it likes.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+
+from edgec_bundle.delta.tensor import assembly, lanes, numbers, record
+from edgec_bundle.delta.tensor.lot import TAPS
+from edgec_bundle.delta.tensor.model import Tensor
+from edgec_bundle.delta.tensor.numbers import Ints
+from edgec_bundle.delta.tensor.record import MAX_KERNEL, Delta
+
+Floats = npt.NDArray[np.float64]
+
+_RATIO_COST_BITS = 10.0
+_WEIGHT_COST_BITS = 8.0
+_MAX_CHANNELS = 1 << 14
+_FIXED_TOP = 38  # the highest bit of a tensor's largest value, on the fixed grid
+_SAMPLE = 4096
+_MASK_SHARE = 0.05
+_TINY = 1e-300
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How the elements of a piece of a tensor lie.
+
+    Attributes:
+        row: elements per index of the first axis.
+        last: elements per index of the last but one; the last axis' length.
+        kernels: (kernel, inner size) of each way to see a convolution in it.
+        phase: which element of the tensor is the piece's first.
+    """
+
+    row: int
+    last: int
+    kernels: tuple[tuple[int, int], ...]
+    phase: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A delta, and what its fields only count."""
+
+    delta: Delta
+    ratios: Ints
+    weights: npt.NDArray[np.int8]
+    bits: float  # a rough guess of what its elements will take
+
+
+def shape_of(tensor: Tensor) -> Shape:
+    """Return how the elements of a whole tensor lie."""
+    dims = tensor.shape if prod(tensor.shape) == tensor.elements else (tensor.elements,)
+    row, last = prod(dims[1:]), dims[-1] if dims else 1
+    kernels = []
+    if len(dims) >= 3:
+        kernels.append((prod(dims[2:]), 1))  # [out, in, ..kernel]
+        kernels.append((prod(dims[1:-1]), last))  # [out, ..kernel, in]
+    return Shape(row, last, tuple(one for one in kernels if 1 < one[0] <= MAX_KERNEL))
+
+
+def piece_sizes(tensor: Tensor, most: int) -> Iterator[tuple[int, int]]:
+    """Return (first element, count) of pieces of at most `most`, cut between rows if it can be."""
+    shape, total = shape_of(tensor), tensor.elements
+    atoms = [shape.row, *(kernel * inner for kernel, inner in shape.kernels), shape.last, 8]
+    atom = next(one for one in atoms if one and one <= most)
+    if atom % 2 and tensor.dtype == "int4":
+        atom *= 2
+    step = most // atom * atom
+    for first in range(0, total, step):
+        yield first, min(step, total - first)
+
+
+def fit(
+    delta: Delta, shape: Shape, old: Ints, new: Ints, scale_ratios: Ints | None, taps: bool
+) -> Fitted:
+    """Return `delta` with the best prediction of `new` codes from `old` ones.
+
+    Args:
+        delta: dtype, count and reference are set.
+        shape: of the piece.
+        old, new: [count] codes.
+        scale_ratios: what `record.BY_SCALES` would use, if the scales are known.
+        taps: whether errors before may correct; only lanes can.
+    """
+    delta = replace(delta, exponent=_exponent(delta.dtype, old, new))
+    before = numbers.fixed_of(old, delta.dtype, delta.exponent)
+    after = numbers.fixed_of(new, delta.dtype, delta.exponent)
+    delta = _masked(delta, old, new)
+    alive = np.ones(delta.count, bool) if not delta.mask else ~is_zero(new, delta.dtype)
+    ratios = np.empty(0, np.int64)
+    if delta.reference == record.OLD_FILE:
+        delta, ratios = _scaled(delta, shape, before, after, alive, scale_ratios)
+    used = scale_ratios if delta.scaling == record.BY_SCALES else ratios
+    base = assembly.scaled(before, delta, used if used is not None else ratios)
+    weights = np.empty(0, np.int8)
+    errors = after - base
+    if taps and not delta.mask and delta.reference == record.OLD_FILE:
+        delta, weights, errors = _tapped(delta, shape, errors)
+    return _guessed(delta, ratios, weights, errors[alive], base[alive])
+
+
+def _guessed(
+    delta: Delta, ratios: Ints, weights: npt.NDArray[np.int8], errors: Ints, base: Ints
+) -> Fitted:
+    """Return what was fitted, with the size of the first error and a guess of the bits."""
+    if not len(errors):
+        return Fitted(delta, ratios, weights, 0.0)
+    sizes = np.abs(errors)
+    if not numbers.is_float(delta.dtype):
+        half = 1 << (numbers.FRACTION_BITS - 1)
+        sizes = (sizes + half) >> numbers.FRACTION_BITS << numbers.FRACTION_BITS
+        steps = sizes.astype(np.float64) / (1 << numbers.FRACTION_BITS)
+    else:
+        nearest = numbers.rounded(base, delta.dtype, delta.exponent)
+        scale = numbers.ulp_exponents(nearest, delta.dtype) + delta.exponent
+        steps = np.ldexp(sizes.astype(np.float64), -scale)
+    mean = int(np.minimum(sizes, lanes.MAX_ACTIVITY >> 8).mean() * (1 << lanes.ACTIVITY_BITS))
+    code = int(lanes.levels_of(np.array([mean]))[0]) - 2
+    bits = float(np.log2(1 + 4 * np.minimum(steps, 2.0**30)).sum())
+    typical = len(steps) * float(np.log2(1 + 4 * min(float(steps.mean()), 2.0**30)))
+    delta = replace(delta, activity=min(max(code, 0), 95))
+    return Fitted(delta, ratios, weights, min(bits + len(steps), typical))
+
+
+def _exponent(dtype: str, old: Ints, new: Ints) -> int:
+    """Return the exponent that puts all but outlying values on the fixed grid."""
+    if not numbers.is_float(dtype):
+        return 0
+    both = np.concatenate((old[:: len(old) // _SAMPLE + 1], new[:: len(new) // _SAMPLE + 1]))
+    sizes = np.abs(numbers.float_values(both, dtype).astype(np.float64))
+    sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
+    if not len(sizes):
+        return 0
+    top = min(float(sizes.max()), float(np.median(sizes)) * 4096)
+    return int(np.clip(_FIXED_TOP - np.ceil(np.log2(top)), -128, 127))
+
+
+def is_zero(codes: Ints, dtype: str) -> npt.NDArray[np.bool_]:
+    return (codes == 0) | (codes == -1) if numbers.is_float(dtype) else codes == 0
+
+
+def _masked(delta: Delta, old: Ints, new: Ints) -> Delta:
+    """Return `delta` with a mask, if many of the old values became zero."""
+    died = is_zero(new, delta.dtype) & ~is_zero(old, delta.dtype)
+    if delta.reference != record.OLD_FILE or died.mean() < _MASK_SHARE or len(died) < _SAMPLE // 8:
+        return delta
+    if not numbers.is_float(delta.dtype):
+        small = np.abs(old) <= 2
+        if (died & ~small).sum() < died.sum() // 2:  # only rounding
+            return delta
+        return replace(delta, mask=1)
+    probe = replace(delta, mask=1, mask_base=-(1 << 40))
+    sizes = assembly.mask_sizes(old, probe)
+    return replace(probe, mask_base=max(0, int(np.percentile(sizes[died], 98)) - 40))
+
+
+def _scaled(
+    delta: Delta,
+    shape: Shape,
+    before: Ints,
+    after: Ints,
+    alive: npt.NDArray[np.bool_],
+    scale_ratios: Ints | None,
+) -> tuple[Delta, Ints]:
+    """Return `delta` with the scaling that costs least, and its ratios."""
+    x, y = before.astype(np.float64) * alive, after.astype(np.float64) * alive
+    best, best_cost = (delta, np.empty(0, np.int64)), _cost(y - x, delta.dtype)
+    if scale_ratios is not None:
+        by_scales = replace(delta, scaling=record.BY_SCALES)
+        base = assembly.scaled(before, by_scales, scale_ratios)
+        cost = _cost(y - base, delta.dtype)
+        if cost < best_cost:
+            best, best_cost = (by_scales, np.empty(0, np.int64)), cost
+    for channels, inner, phase in _axes(shape, delta.count):
+        one = replace(
+            delta, scaling=record.BY_CHANNEL, channels=channels, inner=inner, phase=phase
+        )
+        ratios, kept = _ratios(one, x, y)
+        if not kept:
+            continue
+        base = assembly.scaled(before, one, ratios)
+        cost = _cost((y - base) * alive, delta.dtype) + 2 * channels + _RATIO_COST_BITS * kept
+        if cost < best_cost:
+            best, best_cost = (one, ratios), cost
+    return best
+
+
+def _axes(shape: Shape, count: int) -> list[tuple[int, int, int]]:
+    """Return (channels, inner, phase) of each axis that may have ratios."""
+    found = []
+    if 8 <= shape.row:
+        phase = shape.phase % shape.row
+        found.append((-(-(phase + count) // shape.row), shape.row, phase))
+    if 1 < shape.last <= count // 8:
+        found.append((shape.last, 1, shape.phase % shape.last))
+    return [one for one in dict.fromkeys(found) if one[0] <= min(_MAX_CHANNELS, count)]
+
+
+def _ratios(one: Delta, x: Floats, y: Floats) -> tuple[Ints, int]:
+    """Return each channel's ratio as a code, 0 where it isn't worth it, and how many are."""
+    channel = (np.arange(one.count) + one.phase) // one.inner % one.channels
+
+    def sums(values: Floats) -> Floats:
+        return np.bincount(channel, values, one.channels)
+
+    xx, xy = sums(x * x), sums(x * y)
+    with np.errstate(all="ignore"):
+        best = np.where(xx > 0, xy / np.maximum(xx, _TINY), 1.0)
+    shift = 0 if numbers.is_float(one.dtype) else 6
+    codes = np.rint((np.clip(best, 0.25, 1.75) - 1) * (1 << (16 - shift))).astype(np.int64)
+    factors = 1 + codes / (1 << (16 - shift))
+    floor = 0.0 if numbers.is_float(one.dtype) else (1 << numbers.FRACTION_BITS) ** 2 / 12
+    counts = np.bincount(channel, minlength=one.channels)
+    plain = sums((y - x) ** 2) / np.maximum(counts, 1) + floor
+    better = sums((y - x * factors[channel]) ** 2) / np.maximum(counts, 1) + floor
+    gain = counts * 0.5 * np.log2(np.maximum(plain, _TINY) / np.maximum(better, _TINY))
+    codes = np.where(gain > _RATIO_COST_BITS, codes, 0)
+    return codes, int(np.count_nonzero(codes))
+
+
+def _cost(errors: Floats, dtype: str) -> float:
+    """Return roughly how many bits the errors take, but for a constant."""
+    unit = 1.0 if numbers.is_float(dtype) else float(1 << numbers.FRACTION_BITS)
+    return float(np.log2(np.abs(errors) / unit + 0.3).sum())
+
+
+def _tapped(
+    delta: Delta, shape: Shape, errors: Ints
+) -> tuple[Delta, npt.NDArray[np.int8], Ints]:
+    """Return `delta` with the kernel whose elements predict each other best, if any does."""
+    best: tuple[Delta, npt.NDArray[np.int8], Ints] = delta, np.empty(0, np.int8), errors
+    best_gain = 0.0
+    for kernel, inner in shape.kernels:
+        if delta.count % (kernel * inner) or shape.phase % (kernel * inner):
+            continue
+        one = replace(delta, kernel=kernel, inner_size=inner)
+        rows = assembly.folded_kernel(errors, one).reshape(-1, kernel)
+        weights, left, gain = _taps(rows.astype(np.float64), delta.dtype)
+        if gain > best_gain:
+            best, best_gain = (one, weights, left.astype(np.int64)), gain
+    if best_gain:
+        best = best[0], best[1], assembly.unfolded_kernel(best[2].reshape(-1), best[0])
+    return best
+
+
+def _taps(rows: Floats, dtype: str) -> tuple[npt.NDArray[np.int8], Floats, float]:
+    """Return weights, what they leave, and the bits that they save, by least squares."""
+    kernel = rows.shape[1]
+    products = rows.T @ rows
+    floor = 0.0 if numbers.is_float(dtype) else len(rows) * (1 << numbers.FRACTION_BITS) ** 2 / 12
+    ridge = np.eye(kernel) * (np.trace(products) / kernel * 1e-4 + _TINY)
+    left, found, gain = rows.copy(), [], 0.0
+    for place in range(1, kernel):
+        nearest = np.arange(place - 1, max(-1, place - 1 - TAPS), -1)
+        system = (products + ridge)[np.ix_(nearest, nearest)]
+        exact = np.linalg.solve(system, products[nearest, place])
+        weights = np.clip(np.rint(exact * 64), -127, 127)
+        left[:, place] -= rows[:, nearest] @ (weights / 64)
+        before, after = products[place, place] + floor, float((left[:, place] ** 2).sum()) + floor
+        gain += len(rows) * 0.5 * np.log2(max(before, _TINY) / max(after, _TINY))
+        gain -= _WEIGHT_COST_BITS * len(nearest)
+        found.append(weights.astype(np.int8))
+    return np.concatenate(found), left, gain
+
+
+def likeliest(old: Sequence[Ints], new: Ints, dtype: str) -> int | None:
+    """Return which of `old` predicts `new` best, by a sample; None if none does at all."""
+    bits = numbers.bits_of(dtype)
+    sample = slice(None, None, len(new) // _SAMPLE + 1)
+    wanted = new[sample]
+    costs = []
+    for one in old:
+        errors = numbers.wrapped(wanted - one[sample], bits)
+        costs.append(float(np.log2(1 + np.abs(errors)).mean()))
+    if not costs:
+        return None
+    best = int(np.argmin(costs))
+    # What the values themselves would take: floats by their bits, integers by their own spread.
+    alone = bits - 4.0 if numbers.is_float(dtype) else float(np.log2(1 + np.abs(wanted)).mean())
+    return best if costs[best] <= alone + 1e-9 else None
