@@ -31,7 +31,9 @@ class Device:
 class Fleet:
     """Starts a server and three agents below `folder`; ends them all."""
 
-    def __init__(self, folder: Path, http_port: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, http_port: int | None = None, broker: str | None = None
+    ) -> None:
         self.folder = folder
         self.server_dir = folder / "fleet"
         ports = free_ports(6)
@@ -43,7 +45,7 @@ class Fleet:
         self._programs: list[Program] = []
         self._links: list[Link] = []
         self.login: dict[str, str] = {}
-        self.broker = ""
+        self.broker = broker or ""
 
     def start_server(self) -> None:
         """Make the server's folder and start all its parts."""
@@ -58,7 +60,10 @@ class Fleet:
         )
         self.login = {"name": made["user"], "password": made["password"]}
         log = self.folder / "fleet.log"
-        program = Program("edgec-fleet", log, "edgec-fleet", "serve", "--dir", self.server_dir)
+        wanted = ("--broker", self.broker) if self.broker else ()
+        program = Program(
+            "edgec-fleet", log, "edgec-fleet", "serve", "--dir", self.server_dir, *wanted
+        )
         self._programs.append(program)
         program.wait_for(lambda: _answers(self.http_port, "/v1/health"), 60)
         program.wait_for(lambda: "ready" in log.read_text(errors="replace").lower(), 60)
@@ -85,6 +90,13 @@ class Fleet:
         if through_link:
             self._lay_cable(folder)
         port = self._agent_ports[len(self.devices)]
+        self.devices.append(self._run_agent(name, profile, port, folder))
+
+    def start_agent(self, device: Device) -> Device:
+        """Start an agent again whose program has ended."""
+        return self._run_agent(device.name, device.profile, device.port, device.folder)
+
+    def _run_agent(self, name: str, profile: str, port: int, folder: Path) -> Device:
         program = Program(
             name,
             self.folder / f"{name}.log",
@@ -95,7 +107,7 @@ class Fleet:
             *("--set", "telemetry_s=2", "--set", "link.longest_backoff_s=2"),
         )
         self._programs.append(program)
-        self.devices.append(Device(name, profile, port, folder, program))
+        return Device(name, profile, port, folder, program)
 
     def wait_for_agents(self) -> None:
         """Return when every agent's inference API answers."""
@@ -111,6 +123,10 @@ class Fleet:
         """Mend the cable."""
         for link in self._links:
             link.mend()
+
+    def stop_server(self) -> None:
+        """Stop the server with all its parts; agents go on."""
+        self._programs[0].stop()
 
     def stop(self) -> None:
         """Stop everything, agents first."""

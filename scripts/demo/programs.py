@@ -95,6 +95,11 @@ class Program:
                 os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait(timeout=5)
 
+    def kill(self) -> None:
+        """End the program without asking, as a power cut does."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(timeout=5)
+
     def _check(self) -> None:
         if self._process.poll() is not None:
             tail = self.log.read_text(errors="replace")[-2000:]

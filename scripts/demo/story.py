@@ -95,9 +95,15 @@ class Workshop:
 class Story:
     """The demo's acts. `say` prints a line of progress."""
 
-    def __init__(self, folder: Path, say: Callable[[str], None], http_port: int | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        say: Callable[[str], None],
+        http_port: int | None,
+        broker: str | None = None,
+    ) -> None:
         self.folder = folder
-        self.fleet = Fleet(folder, http_port)
+        self.fleet = Fleet(folder, http_port, broker)
         self.facts = Facts()
         self._say = say
         self._loads: list[Load] = []
@@ -113,10 +119,10 @@ class Story:
         self.refuse_a_flipped_byte()
         self.finish()
 
-    def set_up(self) -> None:
+    def set_up(self, workshop: Workshop | None = None) -> None:
         """Compile 1.0.0 for two targets, start the fleet, roll 1.0.0 out, begin the load."""
         self._say("compiling digits 1.0.0 for two targets; starting the fleet server meanwhile")
-        self._workshop = Workshop(self.folder)
+        self._workshop = workshop or Workshop(self.folder)
         self.fleet.start_server()
         self.facts.broker = self.fleet.broker
         self.api = self.fleet.api()
@@ -129,9 +135,9 @@ class Story:
             *("edgec-fleet", "acceptance", "set", GUARDED, "--dir", self.fleet.server_dir),
             *("--data", DIGITS / "acceptance.npz", "--minimum", "0.9"),
         )
-        self._publish(GUARDED, "1.0.0")
+        self.publish(GUARDED, "1.0.0")
         everyone = [CANARY, SECOND, CABLED]
-        self._committed(self._roll_out(GUARDED, "1.0.0", [{"name": "all", "devices": everyone}]))
+        self.committed(self.roll_out(GUARDED, "1.0.0", [{"name": "all", "devices": everyone}]))
         self._say("digits 1.0.0 runs on all three; steady inference load from here on")
         for device in self.fleet.devices:
             self._load(device.port, GUARDED)
@@ -139,8 +145,8 @@ class Story:
     def ship_a_better_release(self) -> None:
         """Send 1.1.0 as a diff, canary first, while one agent's network is cut."""
         started = time.monotonic()
-        self._publish(GUARDED, "1.1.0")
-        rollout = self._roll_out(
+        self.publish(GUARDED, "1.1.0")
+        rollout = self.roll_out(
             GUARDED,
             "1.1.0",
             [{"name": "canary", "devices": [CANARY]}, {"name": "rest", "percent": 100}],
@@ -152,7 +158,7 @@ class Story:
         self._say("canary and agent-2 committed; agent-3 serves on, cut off. Mending its network")
         self.fleet.mend()
         self.facts.seconds_cut = time.monotonic() - cut_at
-        done = self._committed(rollout)
+        done = self.committed(rollout)
         self.facts.seconds_to_all = time.monotonic() - started
         for update in done["updates"]:
             self.facts.transferred += update["transferred_bytes"]
@@ -163,8 +169,8 @@ class Story:
 
     def refuse_a_bad_release(self) -> None:
         """Publish a rightly signed wrong model; the acceptance set refuses it on the canary."""
-        self._publish(GUARDED, "1.2.0-bad")
-        rollout = self._roll_out(
+        self.publish(GUARDED, "1.2.0-bad")
+        rollout = self.roll_out(
             GUARDED,
             "1.2.0-bad",
             [{"name": "canary", "devices": [CANARY]}, {"name": "rest", "percent": 100}],
@@ -175,12 +181,12 @@ class Story:
 
     def roll_a_bad_release_back(self) -> None:
         """The same in a line without an acceptance set: caught in probation, rolled back."""
-        self._publish(UNGUARDED, "1.0.0")
-        first = self._roll_out(UNGUARDED, "1.0.0", [{"name": "canary", "devices": [CANARY]}])
-        self._committed(first)
+        self.publish(UNGUARDED, "1.0.0")
+        first = self.roll_out(UNGUARDED, "1.0.0", [{"name": "canary", "devices": [CANARY]}])
+        self.committed(first)
         self._load(self.fleet.devices[0].port, UNGUARDED)
-        self._publish(UNGUARDED, "1.2.0-bad")
-        rollout = self._roll_out(UNGUARDED, "1.2.0-bad", [{"name": "canary", "devices": [CANARY]}])
+        self.publish(UNGUARDED, "1.2.0-bad")
+        rollout = self.roll_out(UNGUARDED, "1.2.0-bad", [{"name": "canary", "devices": [CANARY]}])
         paused = self._paused(rollout, "agree")
         self._refused("the same model where no acceptance set guards", paused)
         self._abort(rollout)
@@ -229,7 +235,8 @@ class Story:
         end_calls()
         self.fleet.stop()
 
-    def _publish(self, name: str, version: str) -> None:
+    def publish(self, name: str, version: str) -> None:
+        """Push a release's bundles, waiting for the compiler."""
         bundles = self._workshop.bundles(name, version)
         call("edgec", "push", *bundles, "--server", self.fleet.url, "--token", self.api.token)
 
@@ -238,11 +245,13 @@ class Story:
         load.start()
         self._loads.append(load)
 
-    def _roll_out(self, model: str, version: str, groups: list[dict[str, Any]]) -> str:
+    def roll_out(self, model: str, version: str, groups: list[dict[str, Any]]) -> str:
+        """Order a rollout; return its id."""
         body = {"model": model, "version": version, "groups": groups}
         return str(self.api.post("/v1/rollouts", body)["id"])
 
-    def _committed(self, rollout: str) -> Any:
+    def committed(self, rollout: str) -> Any:
+        """Return the rollout when every device of it has committed."""
         return self._wait(rollout, lambda r: r["state"] == "completed", "the rollout to complete")
 
     def _paused(self, rollout: str, word: str) -> Any:
