@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from edgec_hardware_profiles._fields import Table
 
-PLACEHOLDERS = ("model", "out", "stem", "samples")
+PLACEHOLDERS = ("model", "out", "stem")
 KINDS = ("command", "vela", "micro")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.+-]{0,62}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,62}")
@@ -19,7 +19,8 @@ _BRACES = re.compile(r"\{([a-z_]*)\}")
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One program. `{model}` is the portable file, `{out}` an empty folder, `{stem}` its name."""
+    """One program. `{model}` is the portable file, `{out}` an empty folder that is
+    the working directory, `{stem}` the file's name without suffix."""
 
     name: str
     kind: str  # "command": `steps`; "vela": Arm's compiler; "micro": edgec's own C sources

@@ -12,6 +12,7 @@ from importlib import metadata
 
 from edgec_bundle.errors import ArchiveError, BundleError, ManifestError, PatchFormatError
 from edgec_compiler.cli import (
+    check,
     compile,
     diff,
     evaluate,
@@ -34,7 +35,7 @@ from edgec_runtime.errors import (
     SpecError,
 )
 
-_COMMANDS = (targets, inspect, compile, run, evaluate, diff, patch, sign, verify, push)
+_COMMANDS = (targets, inspect, check, compile, run, evaluate, diff, patch, sign, verify, push)
 _UNREADABLE = (
     ArchiveError,
     DataError,

@@ -29,6 +29,7 @@ class Mapping:
     target: str
     ops: tuple[OperatorVerdict, ...]
     basis: str  # "predicted" by the profile's table | "compiled" by the vendor's own compiler
+    notes: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
@@ -47,6 +48,7 @@ class Mapping:
             "total": self.total,
             "accelerated": self.accelerated,
             "basis": self.basis,
+            "notes": list(self.notes),
             "ops": [asdict(verdict) for verdict in self.ops],
         }
 

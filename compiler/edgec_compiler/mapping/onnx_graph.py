@@ -38,10 +38,15 @@ def read_onnx_graph(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> ModelG
     """
     model, _, _ = onnx_file.read_onnx(path)
     inputs = onnx_file.inputs_of(model, shapes)
-    fixed = onnx.ModelProto.FromString(onnx_file.with_shapes(model, inputs))
+    return graph_of_bytes(onnx_file.with_shapes(model, inputs))
+
+
+def graph_of_bytes(payload: bytes) -> ModelGraph:
+    """Return the graph of a whole ONNX file whose inputs have fixed shapes."""
+    model = onnx.ModelProto.FromString(payload)
     with contextlib.suppress(shape_inference.InferenceError):  # what it leaves stays unknown
-        fixed = shape_inference.infer_shapes(fixed, data_prop=True)
-    return _Reader(fixed).graph()
+        model = shape_inference.infer_shapes(model, data_prop=True)
+    return _Reader(model).graph()
 
 
 class _Reader:

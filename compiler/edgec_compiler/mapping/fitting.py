@@ -1,0 +1,164 @@
+"""The last step to a target: its vendor's compiler, or what a microcontroller's build needs.
+
+Takes the portable model that was judged, and returns what the bundle holds as `model`, what is kept
+beside it, and where every operator runs. A vendor's program that is not there is said in a note;
+the portable model then stays the bundle's model.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from edgec_bundle.manifest import Runtime
+from edgec_compiler.errors import NotAchievedError
+from edgec_compiler.mapping import micro, vela, vendor
+from edgec_compiler.mapping.checking import Mapping as OperatorMapping
+from edgec_compiler.mapping.checking import check
+from edgec_compiler.mapping.graph import ModelGraph
+from edgec_compiler.mapping.tflite_graph import read_tflite
+from edgec_hardware_profiles import Profile, Tool
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A target's form of a model."""
+
+    payload: bytes
+    path: str  # inside the bundle
+    format: str
+    mapping: OperatorMapping
+    own_binary: bool = False  # the vendor's; no CPU runs it
+    extras: Mapping[str, tuple[str, bytes]] = field(default_factory=dict)  # role -> path, bytes
+    figures: Mapping[str, float] = field(default_factory=dict)  # estimates of a tool, by unit
+    notes: tuple[str, ...] = ()
+
+    def runtime(self, profile: Profile, portable: Runtime) -> Runtime:
+        """Return what runs it: the target's own runtime for a vendor's binary."""
+        own = profile.runtime
+        return Runtime(own.name, own.min_version, own.delegate) if self.own_binary else portable
+
+
+def fit_to_target(payload: bytes, fmt: str, profile: Profile, name: str) -> Fitted:
+    """Return the form of a portable model that `profile` takes.
+
+    Args:
+        payload: the portable model, already judged.
+        fmt: "tflite" or "onnx".
+        profile: the target.
+        name: of the model, for texts in generated sources.
+
+    Raises:
+        ConversionError: the vendor's compiler failed.
+        NotAchievedError: it maps nothing, or the target's memory is too small.
+        MissingExtraError: the target always needs its compiler, which is not installed.
+    """
+    tools = {tool.kind: tool for tool in reversed(profile.tools)}
+    if "vela" in tools and fmt == "tflite":
+        return _vela(payload, profile, tools["vela"])
+    if "micro" in tools and fmt == "tflite":
+        return _micro(payload, profile, name)
+    portable = Fitted(payload, f"model.{fmt}", fmt, check(graph_of(payload, fmt), profile))
+    if "command" not in tools:
+        return portable
+    return _command(portable, profile, tools["command"])
+
+
+def graph_of(payload: bytes, fmt: str) -> ModelGraph:
+    """Return the operators of a model that this process trusts: it made it."""
+    if fmt == "tflite":
+        return read_tflite(payload, "the model")
+    from edgec_compiler.mapping.onnx_graph import graph_of_bytes
+
+    return graph_of_bytes(payload)
+
+
+def _vela(payload: bytes, profile: Profile, tool: Tool) -> Fitted:
+    made = vela.compile_with_vela(payload, profile, tool)
+    mapping = made.mapping
+    if not mapping.accelerated:
+        raise NotAchievedError(f"{profile.name}: no operator runs on the NPU: {_told(mapping)}")
+    need, limit = made.figures.get("sram_bytes", 0), profile.accelerator_memory_bytes
+    if limit is not None and need > limit:
+        raise NotAchievedError(
+            f"{profile.name}: the model needs {need:.0f} bytes of SRAM, the target has {limit}: "
+            "make its inputs or layers smaller, or give a profile of your own with your memory"
+        )
+    estimates = (
+        f"estimates of Vela for {tool.options.get('system_config', 'its defaults')} with "
+        f"{tool.options.get('memory_mode', 'its default memory mode')}, not measurements"
+    )
+    left = mapping.total - mapping.accelerated
+    on_cpu = (f"{left} operators stay on the CPU: {_told(mapping)}",) if left else ()
+    return Fitted(
+        made.payload,
+        "model_vela.tflite",
+        "tflite",
+        mapping,
+        own_binary=True,
+        extras={"reference": ("reference.tflite", payload)},
+        figures=made.figures,
+        notes=(estimates, *on_cpu),
+    )
+
+
+def _micro(payload: bytes, profile: Profile, name: str) -> Fitted:
+    graph = read_tflite(payload, "the model")
+    mapping = check(graph, profile)
+    refused = [verdict for verdict in mapping.ops if verdict.reason is not None]
+    if refused:
+        raise NotAchievedError(f"{profile.name}: TFLite Micro cannot run it: {_told(mapping)}")
+    build = micro.build_micro(payload, graph, name)
+    limit = profile.memory_bytes
+    if limit is not None and build.arena_bytes > limit:
+        raise NotAchievedError(
+            f"{profile.name}: the tensor arena needs about {build.arena_bytes} bytes, the device "
+            f"has {limit} bytes of memory: make the model's inputs or layers smaller"
+        )
+    return Fitted(
+        payload,
+        "model.tflite",
+        "tflite",
+        mapping,
+        extras={
+            "source": ("model_data.cc", build.source),
+            "header": ("model_data.h", build.header),
+        },
+        figures={"arena_bytes": float(build.arena_bytes)},
+        notes=(
+            f"tensor arena: about {build.arena_bytes} bytes (an estimate); operators to link: "
+            f"{', '.join(build.operators)}",
+        ),
+    )
+
+
+def _command(portable: Fitted, profile: Profile, tool: Tool) -> Fitted:
+    if not vendor.is_installed(tool):
+        return _with_note(portable, vendor.absence(profile, tool))
+    made = vendor.compile_with_tool(portable.payload, portable.format, profile, tool)
+    mapping = made.mapping or portable.mapping
+    if made.mapping is not None and not made.mapping.accelerated:
+        raise NotAchievedError(f"{profile.name}: {tool.name} maps nothing: {_told(mapping)}")
+    return Fitted(
+        made.payload,
+        f"model.{made.format}"
+        if made.format != portable.format
+        else f"model_{profile.name}.tflite",
+        made.format,
+        mapping,
+        own_binary=True,
+        extras={"reference": (f"reference.{portable.format}", portable.payload)},
+        notes=(f"compiled by {tool.name}",),
+    )
+
+
+def _with_note(fitted: Fitted, note: str) -> Fitted:
+    return Fitted(
+        fitted.payload, fitted.path, fitted.format, fitted.mapping, notes=(*fitted.notes, note)
+    )
+
+
+def _told(mapping: OperatorMapping) -> str:
+    refused = [f"{v.op}: {v.reason}" for v in mapping.ops if v.reason is not None]
+    more = f" (and {len(refused) - _SHOWN} more)" if len(refused) > _SHOWN else ""
+    return "; ".join(refused[:_SHOWN]) + more

@@ -1,0 +1,223 @@
+"""Safe fixes of a TFLite file: each is proven to leave the outputs as they were, or dropped.
+
+1. A quantized_dimension that is none of the tensor's is put right (newer runtimes refuse the file).
+2. A resize of a single pixel becomes a repetition of it: the operator for that which the target
+   takes (TILE, else RESIZE_NEAREST_NEIGHBOR).
+3. Operators that change nothing are taken out: a resize to the same size, a requantisation to the
+   same scale, a transposition that keeps the order.
+
+Left alone: whatever would change a rounding, the model's inputs and outputs, or its interface.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from edgec_compiler import tflite
+from edgec_compiler.errors import UsageError
+from edgec_compiler.mapping.opening import read_bytes
+from edgec_compiler.mapping.proof import Proof, prove
+from edgec_compiler.mapping.tflite_graph import read_tflite
+from edgec_hardware_profiles import Profile
+
+Model: TypeAlias = tflite.Flatbuffer
+_RESIZES = ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
+
+
+@dataclass(frozen=True, slots=True)
+class Rewriting:
+    """A rewritten model. `proven` is the number of inputs on which its outputs were compared."""
+
+    payload: bytes
+    done: tuple[str, ...]
+    proven: int
+    dropped: tuple[str, ...] = ()
+
+
+def rewrite_model(model: str, profile: Profile) -> Rewriting:
+    """Return a TFLite file or bundle's model with all safe fixes for `profile`.
+
+    Raises:
+        UsageError: not a TFLite model.
+        ModelFileError: damaged.
+    """
+    fmt, payload = read_bytes(model)
+    if fmt != "tflite":
+        raise UsageError(f"{model}: --rewrite changes TFLite models only, not {fmt}")
+    return rewrite(payload, profile, model)
+
+
+def rewrite(payload: bytes, profile: Profile, origin: str) -> Rewriting:
+    """Return the model in `payload` with all safe fixes; `origin` names it in messages."""
+    read_tflite(payload, origin)  # within bounds, before anything else looks at it
+    done: list[str] = []
+    dropped: list[str] = []
+    proven = 0
+    for fix in (_quantized_dimensions, _single_pixels(profile), _identities):
+        candidate = tflite.parse(payload, origin)
+        told = fix(candidate)
+        if not told:
+            continue
+        changed = tflite.serialise(candidate)
+        proof = _judge(payload, changed, metadata_only=fix is _quantized_dimensions)
+        if proof.equal:
+            payload, proven = changed, proof.inputs
+            done += told
+        else:
+            dropped += [f"{one}: {proof.problem}" for one in told]
+    return Rewriting(payload, tuple(done), proven, tuple(dropped))
+
+
+def _judge(before: bytes, after: bytes, *, metadata_only: bool) -> Proof:
+    """Prove that two models are equal; one that the runtime refused need only run afterwards."""
+    proof = prove(before, after)
+    if metadata_only and proof.first_refused:
+        return prove(after, after)
+    return proof
+
+
+def _quantized_dimensions(model: Model) -> list[str]:
+    told = []
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            quantization = tensor.quantization
+            if quantization is None or quantization.scale is None:
+                continue
+            shape = [int(size) for size in ([] if tensor.shape is None else tensor.shape)]
+            wrong, count = quantization.quantizedDimension, len(quantization.scale)
+            if 0 <= wrong < max(len(shape), 1):
+                continue
+            right = [axis for axis, size in enumerate(shape) if size == count]
+            if count > 1 and len(right) != 1:
+                continue
+            quantization.quantizedDimension = right[0] if count > 1 else 0
+            told.append(
+                f"quantized_dimension of '{tflite.tensor_name(tensor)}' was {wrong}, is "
+                f"{quantization.quantizedDimension}: the tensor has {len(shape)} dimensions"
+            )
+    return told
+
+
+def _single_pixels(profile: Profile) -> Callable[[Model], list[str]]:
+    support = profile.support
+    taken = support is None or "TILE" in support.operators
+    repeat = _to_tile if taken else _to_nearest
+
+    def fix(model: Model) -> list[str]:
+        graph = model.subgraphs[0]
+        told = []
+        for index, operator in enumerate(graph.operators):
+            if tflite.op_name(model, operator) != "RESIZE_BILINEAR":
+                continue
+            old, new = graph.tensors[operator.inputs[0]], graph.tensors[operator.outputs[0]]
+            sizes = _shape(old), _shape(new)
+            if [len(one) for one in sizes] != [4, 4] or sizes[0][1:3] != [1, 1]:
+                continue
+            if sizes[1][1:3] == [1, 1] or not _same_quantization(old, new):
+                continue
+            op = repeat(model, operator, sizes[1])
+            told.append(
+                f"operator {index}, RESIZE_BILINEAR making '{tflite.tensor_name(new)}' of one "
+                f"pixel, became {op}"
+            )
+        return told
+
+    return fix
+
+
+def _to_tile(model: Model, operator: Any, shape: list[int]) -> str:
+    operator.opcodeIndex = _code(model, schema.BuiltinOperator.TILE, 1)
+    operator.builtinOptionsType = schema.BuiltinOptions.TileOptions
+    operator.builtinOptions = schema.TileOptionsT()
+    repeats = np.array([1, shape[1], shape[2], 1], np.int32)
+    operator.inputs = [operator.inputs[0], _constant(model, repeats)]
+    return "TILE"
+
+
+def _to_nearest(model: Model, operator: Any, shape: list[int]) -> str:
+    old = model.subgraphs[0].tensors[operator.inputs[0]]
+    version = 2 if tflite.type_name(old) == "int8" else 1
+    operator.opcodeIndex = _code(model, schema.BuiltinOperator.RESIZE_NEAREST_NEIGHBOR, version)
+    operator.builtinOptionsType = schema.BuiltinOptions.ResizeNearestNeighborOptions
+    operator.builtinOptions = schema.ResizeNearestNeighborOptionsT()
+    return "RESIZE_NEAREST_NEIGHBOR"
+
+
+def _identities(model: Model) -> list[str]:
+    graph = model.subgraphs[0]
+    outputs = {int(tensor) for tensor in graph.outputs}
+    kept: list[Any] = []
+    told: list[str] = []
+    instead: dict[int, int] = {}
+    for index, operator in enumerate(graph.operators):
+        operator.inputs = [instead.get(int(i), int(i)) for i in operator.inputs]
+        op = tflite.op_name(model, operator)
+        if _changes_nothing(model, operator, op) and int(operator.outputs[0]) not in outputs:
+            instead[int(operator.outputs[0])] = operator.inputs[0]
+            name = tflite.tensor_name(graph.tensors[operator.outputs[0]])
+            told.append(f"operator {index}, {op} making '{name}', changed nothing: taken out")
+        else:
+            kept.append(operator)
+    graph.operators = kept
+    return told
+
+
+def _changes_nothing(model: Model, operator: Any, op: str) -> bool:
+    if op not in (*_RESIZES, "QUANTIZE", "TRANSPOSE"):
+        return False
+    graph = model.subgraphs[0]
+    old, new = graph.tensors[operator.inputs[0]], graph.tensors[operator.outputs[0]]
+    if old.type != new.type or _shape(old) != _shape(new) or not _same_quantization(old, new):
+        return False
+    if op == "TRANSPOSE":
+        data = model.buffers[graph.tensors[operator.inputs[1]].buffer].data
+        order = [] if data is None else np.frombuffer(bytes(data), np.int32).tolist()
+        return order == list(range(len(order))) and bool(order)
+    return not tflite.is_constant(model, old)
+
+
+def _shape(tensor: Any) -> list[int]:
+    return [int(size) for size in ([] if tensor.shape is None else tensor.shape)]
+
+
+def _same_quantization(one: Any, other: Any) -> bool:
+    def values(tensor: Any) -> tuple[list[float], list[int]]:
+        found = tensor.quantization
+        if found is None:
+            return [], []
+        scale = [] if found.scale is None else [float(value) for value in found.scale]
+        zero = [] if found.zeroPoint is None else [int(value) for value in found.zeroPoint]
+        return scale, zero
+
+    return values(one) == values(other)
+
+
+def _code(model: Model, builtin: int, version: int) -> int:
+    """Return the number of an operator code of at least `version`, added if it is not there."""
+    for index, code in enumerate(model.operatorCodes):
+        if max(code.builtinCode, code.deprecatedBuiltinCode) == builtin and code.version >= version:
+            return index
+    code = schema.OperatorCodeT()
+    code.builtinCode = builtin
+    code.deprecatedBuiltinCode = min(builtin, 127)
+    code.version = version
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def _constant(model: Model, values: np.ndarray[Any, Any]) -> int:
+    """Add a constant of integers to the main graph; return the tensor's number."""
+    graph = model.subgraphs[0]
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(values.tobytes(), np.uint8)
+    model.buffers.append(buffer)
+    tensor = schema.TensorT()
+    tensor.name = f"edgec_constant_{len(graph.tensors)}".encode()
+    tensor.shape = np.array(values.shape, np.int32)
+    tensor.type = schema.TensorType.INT32
+    tensor.buffer = len(model.buffers) - 1
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1
