@@ -10,8 +10,9 @@ from typing import Any
 
 from edgec_agent.errors import AgentError, ConfigError, UnavailableError
 from edgec_agent.machine import IN_PROGRESS, Phase
+from edgec_agent.mailbox import Command, Mailbox
 from edgec_agent.pack import open_pack
-from edgec_agent.state import AgentState, Command
+from edgec_agent.state import AgentState
 from edgec_agent.updater import Updater
 from edgec_bundle.errors import BundleError
 
@@ -81,12 +82,13 @@ def send(
     state: AgentState, verb: str, arguments: Mapping[str, Any], timeout_s: float
 ) -> Mapping[str, Any]:
     """Ask the running agent for `verb` and return its answer. Raises UnavailableError."""
-    command_id = state.put_command(verb, arguments)
+    mailbox = Mailbox(state)
+    command_id = mailbox.put(verb, arguments)
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        found = state.take_answer(command_id)
+        found = mailbox.take_answer(command_id)
         if found is not None:
             return found
         time.sleep(0.05)
-    state.withdraw_command(command_id)
+    mailbox.withdraw(command_id)
     raise UnavailableError(f"the agent did not answer within {timeout_s:g} s")

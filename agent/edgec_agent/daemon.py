@@ -31,6 +31,7 @@ from edgec_agent.identity import Identity, IdentityFolder
 from edgec_agent.interrupt import Interrupt
 from edgec_agent.journal import Journal
 from edgec_agent.link import Link
+from edgec_agent.mailbox import Mailbox
 from edgec_agent.offer import Offer
 from edgec_agent.outbox import Outbox
 from edgec_agent.parts import Parts
@@ -150,6 +151,7 @@ class Daemon:
             ).to_bytes(),
             state=self._state_message,
         )
+        self._mailbox = Mailbox(self._state)
         self._generation = 0  # of the connection that the updater knows of
         self._begun = 0  # the command that the updater has begun
         self._meter = HostMeter()
@@ -254,17 +256,17 @@ class Daemon:
         if self._link.generation != self._generation:
             self._generation = self._link.generation
             self._updater.wake()
-        while (command := self._state.next_command()) is not None:
+        while (command := self._mailbox.next()) is not None:
             self._begun = command.id
             self._made.parts.interrupt.clear()
-            self._state.answer_command(command.id, answer(self._updater, command))
+            self._mailbox.answer(command.id, answer(self._updater, command))
         return 0.0 if self._stop.is_set() else self._updater.run_once()
 
     def _listen(self) -> None:
         """Tell the updater, even in the middle of a download, that a person wants something."""
         while not self._stop.wait(_COMMAND_POLL_S):
             try:
-                command = self._state.next_command()
+                command = self._mailbox.next()
                 if command is not None and command.id != self._begun:
                     self._made.parts.interrupt.set()
                     self._inbox.put(None)

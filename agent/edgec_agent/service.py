@@ -9,23 +9,18 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from edgec_agent import memory
+from edgec_agent.boot import LOADED_IN, Boot
 from edgec_agent.errors import ConfigError, ModelLoadError
-from edgec_agent.machine import Judgement, Phase, Probation, Verdict, judge
+from edgec_agent.machine import Judgement, Phase, Probation, judge
 from edgec_agent.parts import Parts
 from edgec_agent.serving import Serving
+from edgec_agent.slots import UNUSABLE, SlotKeeper, deployed_of
 from edgec_agent.state import Slots, Update
 from edgec_agent.trial import Trial, evidence_of
-from edgec_bundle.errors import BundleError
-from edgec_bundle.manifest import Manifest
 from edgec_bundle.messages import Deployed
-from edgec_runtime.selftest import run_selftest
 
 logger = logging.getLogger(__name__)
 
-_UNUSABLE = (ModelLoadError, BundleError)
-_LOADED = 2  # a loaded model takes about this many times its file
-_LOADED_IN = (Phase.STAGED, Phase.SHADOW, Phase.PROBATION)  # phases that load the candidate here
 _DRAIN_S = 30.0
 
 
@@ -34,108 +29,17 @@ class Service:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._keeper = SlotKeeper(parts)
         self._trials: dict[str, Trial] = {}
 
-    # -- boot --------------------------------------------------------------------------------
-
     def boot(self) -> None:
-        """Serve what was served before; a model that can't be is replaced by its predecessor."""
-        for model in self._parts.state.models():
-            slots = self._parts.state.slots(model)
-            if slots.active is not None:
-                self._boot(model, slots.active)
-
-    def _boot(self, model: str, active: Deployed) -> None:
-        parts = self._parts
-        boots = parts.state.count_boot(model)
-        if (reason := self._restarted_too_often(model)) is not None:
-            self._fall_back(model, reason)
-            return
-        try:
-            if boots > parts.config.boots:
-                self._try_aside(active)
-            serving = self.load(active)
-        except _UNUSABLE as error:
-            self._fall_back(model, f"can't be served any more: {error}")
-            return
-        parts.host.activate(model, serving)
-        logger.info("serving %s %s", model, active.version)
-
-    def _restarted_too_often(self, model: str) -> str | None:
-        """Count this start if a candidate was loaded before it; return why it must go, or None."""
-        parts = self._parts
-        update = parts.state.update(model)
-        if update is None or update.phase not in _LOADED_IN:
-            return None
-        update = replace(update, restarts=update.restarts + 1)
-        parts.state.save_update(update)
-        if update.restarts <= parts.config.probation.restarts:
-            return None
-        reason = f"the agent died {update.restarts} times with it loaded"
-        if update.phase is Phase.PROBATION:
-            return reason
-        parts.journal.move(update, Phase.REJECTED, reason)
-        return None
-
-    def _try_aside(self, deployed: Deployed) -> None:
-        """Run a model in a child process, after too many starts that ended early.
-
-        Power that flickers leaves the model innocent; one that kills its process must not be
-        loaded here again. Raises ModelLoadError.
-        """
-        manifest, testing = self._manifest(deployed), self._parts.config.testing
-        result = run_selftest(
-            manifest,
-            {role: self._read(deployed, role) for role in deployed.files},
-            launcher_prefix=testing.launcher,
-            timeout_s=testing.timeout_s,
-            threads=self._parts.config.threads,
-        )
-        if result.error is not None:
-            raise ModelLoadError(f"{manifest.model} {manifest.version}: {result.error}")
-        self._parts.state.clear_boots(manifest.model)
-
-    def _fall_back(self, model: str, reason: str) -> None:
-        """Serve the previous model in place of the active one, which can't be loaded."""
-        parts = self._parts
-        slots = parts.state.slots(model)
-        if slots.active is None:
-            return
-        logger.error("%s %s %s", model, slots.active.version, reason)
-        if slots.previous is not None:
-            try:
-                parts.host.activate(model, self.load(slots.previous))
-                self._write_return(model, slots, reason, {"fallback": True})
-                return
-            except _UNUSABLE as error:
-                logger.error("%s %s can't be served either: %s", model, slots.previous, error)
-                reason = f"{reason}; nor can the previous model: {error}"
-        self._note_lost(model, slots.active, reason)
-
-    def _note_lost(self, model: str, active: Deployed, reason: str) -> None:
-        """Report that `model` is not served at all; the slots stay, the next start tries again."""
-        update = _past(self._parts.state.update(model), model, active)
-        self._parts.state.clear_boots(model)
-        self._parts.journal.report(
-            replace(update, phase=Phase.FAILED, reason=reason), update.phase, {"serving": False}
-        )
+        """Serve what was served before; see `Boot`."""
+        Boot(self._parts, self._keeper).run()
 
     def mark_healthy(self) -> None:
         """Note that every model that serves has done so for a while."""
         for model in self._parts.host.models():
             self._parts.state.clear_boots(model)
-
-    # -- loading -----------------------------------------------------------------------------
-
-    def load(self, deployed: Deployed) -> Serving:
-        """Return a model from its slot, every byte verified. Raises ModelLoadError, BundleError."""
-        return self._parts.host.load(self._manifest(deployed), lambda r: self._read(deployed, r))
-
-    def _manifest(self, deployed: Deployed) -> Manifest:
-        return self._parts.manifest(deployed.manifest)
-
-    def _read(self, deployed: Deployed, role: str) -> bytes:
-        return self._parts.store.read(deployed.files[role])
 
     # -- staged: load and swap ---------------------------------------------------------------
 
@@ -144,10 +48,10 @@ class Service:
         manifest = self._parts.manifest(update.manifest)
         deployed = deployed_of(manifest)
         active = self._parts.host.active(update.model)
-        if active is not None and not self._has_room(manifest):
+        if active is not None and not self._keeper.has_room(manifest):
             return self._swap_drained(update, deployed)
         try:
-            candidate = self.load(deployed)
+            candidate = self._keeper.load(deployed)
         except ModelLoadError as error:
             failed = replace(update, failures=update.failures + 1)
             return self._parts.journal.move(failed, Phase.FAILED, str(error))
@@ -157,11 +61,6 @@ class Service:
         update = self._parts.journal.move(update, Phase.SHADOW)
         self._trials[update.model] = Trial(self._parts.host, candidate, active, shadow=True)
         return update
-
-    def _has_room(self, manifest: Manifest) -> bool:
-        available = memory.available_bytes()
-        wanted = manifest.entry("model").bytes * _LOADED + self._parts.config.memory_reserve_bytes
-        return available is None or available >= wanted
 
     def _swap(self, update: Update, deployed: Deployed, candidate: Serving) -> Update:
         """Let `candidate` answer from now on; the model it replaces stays as the yardstick."""
@@ -188,10 +87,10 @@ class Service:
         before = parts.state.slots(model).active
         parts.host.drain(model, _DRAIN_S)
         try:
-            candidate = self.load(deployed)
-        except _UNUSABLE as error:
+            candidate = self._keeper.load(deployed)
+        except UNUSABLE as error:
             if before is not None:
-                parts.host.activate(model, self.load(before))
+                parts.host.activate(model, self._keeper.load(before))
             failed = replace(update, failures=update.failures + 1)
             return parts.journal.move(failed, Phase.FAILED, str(error))
         update = self._write_swap(update, deployed)
@@ -250,10 +149,10 @@ class Service:
             return None
         yardstick = None
         previous = parts.state.slots(update.model).previous
-        if previous is not None and self._has_room(self._manifest(previous)):
+        if previous is not None and self._keeper.has_room(self._keeper.manifest(previous)):
             try:
-                yardstick = self.load(previous)
-            except _UNUSABLE as error:
+                yardstick = self._keeper.load(previous)
+            except UNUSABLE as error:
                 logger.warning("%s: no yardstick: %s", update.model, error)
         trial = Trial(parts.host, candidate, yardstick, shadow=False)
         self._trials[update.model] = trial
@@ -287,9 +186,9 @@ class Service:
             self._end_trial(model)
             try:
                 self._serve_instead(model, slots.previous)
-            except _UNUSABLE as error:
+            except UNUSABLE as error:
                 return self._no_way_back(update, slots, f"{reason}; {error}", evidence)
-        return self._write_return(model, slots, reason, evidence) or update
+        return self._keeper.write_return(model, slots, reason, evidence) or update
 
     def _no_way_back(
         self, update: Update, slots: Slots, reason: str, evidence: dict[str, Any]
@@ -297,7 +196,7 @@ class Service:
         """Go on with a bad model, since the previous one can't be loaded and none is worse."""
         active = self._parts.host.active(update.model)
         if active is None and slots.active is not None:
-            self._parts.host.activate(update.model, self.load(slots.active))
+            self._parts.host.activate(update.model, self._keeper.load(slots.active))
         state = self._parts.state
         exhausted = replace(update, failures=self._parts.config.retry.attempts)
         with state.transaction():
@@ -310,35 +209,11 @@ class Service:
         if deployed is None:
             bad = host.remove(model)
         else:
-            if not self._has_room(self._manifest(deployed)):
+            if not self._keeper.has_room(self._keeper.manifest(deployed)):
                 host.drain(model, _DRAIN_S)
-            bad = host.activate(model, self.load(deployed))
+            bad = host.activate(model, self._keeper.load(deployed))
         if bad is not None:
             host.retire(bad)
-
-    def _write_return(
-        self, model: str, slots: Slots, reason: str, evidence: dict[str, Any]
-    ) -> Update | None:
-        """Write down that the previous model serves again, and don't try the other one again."""
-        if slots.active is None:
-            return None
-        state = self._parts.state
-        with state.transaction():
-            state.set_slots(model, Slots(active=slots.previous))
-            state.clear_boots(model)
-            update = state.update(model)
-            if (
-                update is not None
-                and update.manifest == slots.active.manifest
-                and update.phase in (Phase.PROBATION, Phase.COMMITTED)
-            ):
-                return self._parts.journal.move(update, Phase.ROLLED_BACK, reason, evidence)
-            past = _past(update, model, slots.active)  # another update is under way: leave it
-            verdict = Verdict(Phase.ROLLED_BACK, reason, past.counter, past.rollout)
-            state.remember(model, slots.active.manifest, verdict)
-            gone = replace(past, phase=Phase.ROLLED_BACK, reason=reason)
-            self._parts.journal.report(gone, Phase.COMMITTED, evidence)
-            return update
 
     def return_by_hand(self, model: str) -> str:
         """Serve the previous model because a person at the device says so; return its version.
@@ -356,9 +231,9 @@ class Service:
             return slots.previous.version
         try:
             self._serve_instead(model, slots.previous)
-        except _UNUSABLE as error:
+        except UNUSABLE as error:
             raise ConfigError(f"the previous version can't be served: {error}") from error
-        self._write_return(model, slots, reason, {"by_hand": True})
+        self._keeper.write_return(model, slots, reason, {"by_hand": True})
         return slots.previous.version
 
     def abandon(self, model: str) -> None:
@@ -379,23 +254,6 @@ class Service:
             self._end_trial(model)
         state = self._parts.state
         for update in state.updates():
-            if update.restarts and update.phase in _LOADED_IN:
+            if update.restarts and update.phase in LOADED_IN:
                 state.save_update(replace(update, restarts=update.restarts - 1))
         self.mark_healthy()
-
-
-def deployed_of(manifest: Manifest) -> Deployed:
-    """Return how a slot names `manifest`'s files."""
-    return Deployed(
-        manifest=manifest.digest,
-        version=manifest.version,
-        release=manifest.release,
-        files={entry.role: entry.sha256 for entry in manifest.shipped()},
-    )
-
-
-def _past(update: Update | None, model: str, active: Deployed) -> Update:
-    """Return the update that brought `active`, as far as it is still known."""
-    if update is not None and update.manifest == active.manifest:
-        return update
-    return Update(model, Phase.COMMITTED, active.manifest, active.version, counter=0)

@@ -8,7 +8,7 @@ synchronous=FULL: what a method has returned from is on the disk.
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,15 +107,6 @@ class Slots:
 
     active: Deployed | None = None
     previous: Deployed | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """Something that a person at the device asked the running agent for."""
-
-    id: int
-    verb: str
-    arguments: Mapping[str, Any]
 
 
 class AgentState:
@@ -348,41 +339,6 @@ class AgentState:
             self.forget(model)
             self.rows("DELETE FROM slots WHERE model = ?", model)
             self.rows("DELETE FROM updates WHERE model = ?", model)
-
-    # -- commands of a person at the device --------------------------------------------------
-
-    def put_command(self, verb: str, arguments: Mapping[str, Any]) -> int:
-        """Ask the running agent for `verb`; return the command's id."""
-        ((command_id,),) = self.rows(
-            "INSERT INTO commands (verb, arguments) VALUES (?, ?) RETURNING id",
-            verb,
-            json.dumps(arguments),
-        )
-        return int(command_id)
-
-    def next_command(self) -> Command | None:
-        """Return the oldest command without an answer."""
-        found = self.rows(
-            "SELECT id, verb, arguments FROM commands WHERE answer IS NULL ORDER BY id LIMIT 1"
-        )
-        return Command(found[0][0], found[0][1], _json(found[0][2])) if found else None
-
-    def answer_command(self, command_id: int, answer: Mapping[str, Any]) -> None:
-        """Answer a command; answers older than the last hundred are forgotten."""
-        with self.transaction():
-            self.rows("UPDATE commands SET answer = ? WHERE id = ?", json.dumps(answer), command_id)
-            self.rows("DELETE FROM commands WHERE id <= ?", command_id - 100)
-
-    def take_answer(self, command_id: int) -> Mapping[str, Any] | None:
-        """Return and forget the answer to a command; None while there is none."""
-        found = self.rows(
-            "DELETE FROM commands WHERE id = ? AND answer IS NOT NULL RETURNING answer", command_id
-        )
-        return _json(found[0][0]) if found else None
-
-    def withdraw_command(self, command_id: int) -> None:
-        """Forget a command, answered or not."""
-        self.rows("DELETE FROM commands WHERE id = ?", command_id)
 
 
 def _json(text: str) -> dict[str, Any]:

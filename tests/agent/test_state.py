@@ -14,6 +14,7 @@ from edgec_agent.config import AgentConfig, load_config
 from edgec_agent.config import Outbox as Bounds
 from edgec_agent.errors import ConfigError, StateError
 from edgec_agent.machine import Phase, Verdict
+from edgec_agent.mailbox import Mailbox
 from edgec_agent.outbox import Outbox
 from edgec_agent.state import AgentState, Moved, Slots, Update
 from edgec_agent.telemetry import merge
@@ -151,20 +152,21 @@ def test_a_file_of_a_newer_agent_is_refused(tmp_path):
 
 
 def test_a_command_is_answered_once(state):
-    first = state.put_command("rollback", {"model": "digits"})
-    assert state.take_answer(first) is None
-    command = state.next_command()
+    mailbox = Mailbox(state)
+    first = mailbox.put("rollback", {"model": "digits"})
+    assert mailbox.take_answer(first) is None
+    command = mailbox.next()
 
-    state.answer_command(command.id, {"ok": True})
+    mailbox.answer(command.id, {"ok": True})
 
     assert (command.id, command.verb, command.arguments) == (
         first,
         "rollback",
         {"model": "digits"},
     )
-    assert state.next_command() is None
-    assert state.take_answer(first) == {"ok": True}
-    assert state.take_answer(first) is None
+    assert mailbox.next() is None
+    assert mailbox.take_answer(first) == {"ok": True}
+    assert mailbox.take_answer(first) is None
 
 
 # -- outbox ------------------------------------------------------------------------------------

@@ -576,3 +576,17 @@ def test_a_person_may_roll_back_and_the_assignment_does_not_undo_it(device, flee
     assert version == "1.0.0"
     assert device.serving() == "1.0.0"
     assert device.events()[-1].evidence == {"by_hand": True}
+
+
+def test_what_a_person_took_back_stays_back_whatever_was_refused_since(device, fleet):
+    fleet.accept_digits()
+    first, second, bad = fleet.release(*V1), fleet.release(*V2), fleet.release(*BAD)
+    device.offer(first, rollout="1")
+    device.offer(second, rollout="2")
+    device.offer(bad, rollout="3")  # refused by the acceptance set
+
+    device.updater.service.return_by_hand("digits")
+    device.offer(second, rollout="3")
+
+    assert device.serving() == "1.0.0"
+    assert device.events()[-1].evidence == {"repeated": True}
