@@ -27,12 +27,22 @@ def _add_release(release: Any) -> None:
     )
     added.add_argument("bundle", type=Path, nargs="+")
     added.add_argument("--targets", type=Path, help="a finished targets.json, signed elsewhere")
-    for name, run, text in (
-        ("show", _show, "show one release with its variants"),
-        ("sign", _sign, "sign an unsigned release with the release key held here"),
-        ("withdraw", _withdraw, "re-sign without a release: no device installs it any more"),
+    for name, run, text, example in (
+        ("show", _show, "show one release with its variants", "digits 1.1.0 --dir fleet"),
+        (
+            "sign",
+            _sign,
+            "sign an unsigned release with the release key held here",
+            "digits 1.1.0 --dir fleet",
+        ),
+        (
+            "withdraw",
+            _withdraw,
+            "re-sign without a release: no device installs it any more",
+            "digits 1.1.0 --reason wrong",
+        ),
     ):
-        command = release.add(name, run, text, "digits 1.1.0 --dir fleet")
+        command = release.add(name, run, text, example)
         command.add_argument("model")
         command.add_argument("version")
     command.add_argument("--reason", required=True, help="why, for the record")
