@@ -10,7 +10,8 @@ from edgec_compiler.errors import MissingExtraError, UsageError
 from edgec_hardware_profiles import Profile, load
 
 if TYPE_CHECKING:  # other commands start faster without it
-    from edgec_compiler.mapping import Mapping, Rewriting
+    from edgec_compiler.mapping.checking import Mapping
+    from edgec_compiler.mapping.rewriting import Rewriting
 
 
 def add(commands: Subparsers) -> None:
@@ -47,7 +48,8 @@ def add(commands: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the mapping; with --rewrite, that of the rewritten model."""
     try:
-        from edgec_compiler.mapping import map_model, rewrite_model
+        from edgec_compiler.mapping.exact import map_model
+        from edgec_compiler.mapping.rewriting import rewrite_model
     except ImportError as error:
         raise MissingExtraError("compiler", f"checking a model (module {error.name})") from error
     profile = load(arguments.target)
