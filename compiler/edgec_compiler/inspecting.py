@@ -91,15 +91,20 @@ def _tflite(path: Path) -> Facts:
         }
 
     operators = []
-    for index, operator in enumerate(graph.operators):
-        made = [i for i in operator.outputs if i != -1]
+    for index, operator in enumerate(graph.operators or ()):
+        made = [i for i in _indices(operator.outputs) if i != -1]
         output = tflite.tensor_name(graph.tensors[made[0]]) if made else ""
         operators.append(_operator(index, tflite.op_name(model, operator), output))
     return {
-        "inputs": [end(i) for i in graph.inputs],
-        "outputs": [end(i) for i in graph.outputs],
+        "inputs": [end(i) for i in _indices(graph.inputs)],
+        "outputs": [end(i) for i in _indices(graph.outputs)],
         "operators": operators,
     }
+
+
+def _indices(vector: Any) -> list[int]:
+    """Return a vector of a flatbuffer, which is None where the file has none."""
+    return [] if vector is None else [int(index) for index in vector]
 
 
 def _torch(path: Path) -> Facts:
