@@ -66,7 +66,7 @@ class Fleet:
         )
         self._programs.append(program)
         program.wait_for(lambda: _answers(self.http_port, "/v1/health"), 60)
-        program.wait_for(lambda: "ready" in log.read_text(errors="replace").lower(), 60)
+        program.wait_for(lambda: "ready; logs in" in log.read_text(errors="replace"), 60)
         said = re.search(r"broker ready: \S+ (.+)", log.read_text(errors="replace"))
         self.broker = said.group(1) if said else "unknown"
 
