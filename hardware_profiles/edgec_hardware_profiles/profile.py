@@ -34,6 +34,7 @@ _FIGURES = (
     "model.max_opset",
     "memory.device_bytes",
     "memory.accelerator_bytes",
+    "memory.storage_bytes",
 )
 # Figures of `[rates]`: how much the target can do at best, in the unit that the name ends with.
 RATES = ("macs_per_s", "flops_per_s", "bytes_per_s", "clock_hz")
@@ -74,7 +75,8 @@ class Profile:
     max_opset: int | None  # newest ONNX opset that the runtime surely has; None for TFLite
     accelerator: str | None
     memory_bytes: int | None  # of the smallest device sold under this name; None: not known
-    accelerator_memory_bytes: int | None  # on-chip memory for weights
+    accelerator_memory_bytes: int | None  # on-chip memory for weights or activations
+    storage_bytes: int | None  # where the model's file lies if not in memory: flash
     quantization: Quantization
     host: HostRule
     sources: Mapping[str, str]  # figure -> where it comes from
@@ -122,6 +124,7 @@ def _profile(root: Table) -> Profile:
         accelerator=root.optional_text("accelerator"),
         memory_bytes=memory.optional_integer("device_bytes"),
         accelerator_memory_bytes=memory.optional_integer("accelerator_bytes"),
+        storage_bytes=memory.optional_integer("storage_bytes"),
         quantization=_quantization(root.table("quantization", optional=True)),
         host=_host_rule(root.table("host", optional=True)),
         sources=root.table("sources", optional=True).strings(),
@@ -206,6 +209,7 @@ def _check_consistent(root: Table, profile: Profile) -> None:
     for key, value in (
         ("memory.device_bytes", profile.memory_bytes),
         ("memory.accelerator_bytes", profile.accelerator_memory_bytes),
+        ("memory.storage_bytes", profile.storage_bytes),
         ("model.max_opset", profile.max_opset),
     ):
         if value is not None and value <= 0:

@@ -85,7 +85,10 @@ def read_support(mapping: Table, ops: Table) -> Support:
         max_inner_rank=mapping.optional_integer("max_inner_rank"),
         reasons={**_REASONS, **_words(mapping, "reasons")},
         fixes=_words(mapping, "fixes"),
-        operators={name: _operator(ops.table(name)) for name in ops.names()},
+        operators={
+            **dict.fromkeys(mapping.texts("operators"), OperatorSupport()),
+            **{name: _operator(ops.table(name)) for name in ops.names()},
+        },
         ops_of=mapping.optional_text("ops_of"),
         source=mapping.optional_text("source"),
     )

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 
 from edgec_hardware_profiles._fields import Table
 
-PLACEHOLDERS = ("model", "out", "stem")
+# {samples} is an .npy of calibration inputs as the model takes them; _nhwc: channel-last.
+PLACEHOLDERS = ("model", "out", "stem", "samples", "samples_nhwc")
 KINDS = ("command", "vela", "micro")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.+-]{0,62}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,62}")
+_RESULT = re.compile(r"\*\.[a-z0-9]{1,15}")  # the only file with that suffix
 _BRACES = re.compile(r"\{([a-z_]*)\}")
 
 
@@ -27,12 +29,18 @@ class Tool:
     program: str | None  # must be on PATH, or nothing is run
     steps: tuple[tuple[str, ...], ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)  # written into {out} before
-    result: str | None = None  # what the steps leave in {out}
+    result: str | None = None  # what the steps leave in {out}: a file's name, or "*.suffix"
     format: str | None = None  # of the result
     options: Mapping[str, str] = field(default_factory=dict)
     get: str | None = None  # how one gets the program
     source: str | None = None
     timeout_s: int = 600
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether its steps speak of calibration samples."""
+        texts = (*self.files.values(), *(argument for step in self.steps for argument in step))
+        return any("{samples" in text for text in texts)
 
 
 def read_tools(table: Table) -> tuple[Tool, ...]:
@@ -71,8 +79,9 @@ def _check(tool: Tool, table: Table, files: Table) -> None:
     for file in tool.files:
         if not _FILE.fullmatch(file):
             files.fail(file, "expected a plain file name")
-    if tool.result is not None and not _FILE.fullmatch(tool.result.replace("{stem}", "model")):
-        table.fail("result", "expected a plain file name, in which {stem} may stand")
+    result = (tool.result or "x").replace("{stem}", "model")
+    if not (_FILE.fullmatch(result) or _RESULT.fullmatch(result)):
+        table.fail("result", "expected a plain file name, in which {stem} may stand, or *.suffix")
     texts = [
         tool.program or "",
         *tool.files.values(),

@@ -7,6 +7,9 @@ the portable model then stays the bundle's model.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy.typing as npt
 
 from edgec_bundle.manifest import Runtime
 from edgec_compiler.errors import NotAchievedError
@@ -39,7 +42,13 @@ class Fitted:
         return Runtime(own.name, own.min_version, own.delegate) if self.own_binary else portable
 
 
-def fit_to_target(payload: bytes, fmt: str, profile: Profile, name: str) -> Fitted:
+def fit_to_target(
+    payload: bytes,
+    fmt: str,
+    profile: Profile,
+    name: str,
+    samples: npt.NDArray[Any] | None = None,
+) -> Fitted:
     """Return the form of a portable model that `profile` takes.
 
     Args:
@@ -47,6 +56,7 @@ def fit_to_target(payload: bytes, fmt: str, profile: Profile, name: str) -> Fitt
         fmt: "tflite" or "onnx".
         profile: the target.
         name: of the model, for texts in generated sources.
+        samples: calibration inputs for a compiler that quantises by itself, [n, ...].
 
     Raises:
         ConversionError: the vendor's compiler failed.
@@ -61,7 +71,7 @@ def fit_to_target(payload: bytes, fmt: str, profile: Profile, name: str) -> Fitt
     portable = Fitted(payload, f"model.{fmt}", fmt, check(graph_of(payload, fmt), profile))
     if "command" not in tools:
         return portable
-    return _command(portable, profile, tools["command"])
+    return _command(portable, profile, tools["command"], samples)
 
 
 def graph_of(payload: bytes, fmt: str) -> ModelGraph:
@@ -132,10 +142,12 @@ def _micro(payload: bytes, profile: Profile, name: str) -> Fitted:
     )
 
 
-def _command(portable: Fitted, profile: Profile, tool: Tool) -> Fitted:
+def _command(
+    portable: Fitted, profile: Profile, tool: Tool, samples: npt.NDArray[Any] | None
+) -> Fitted:
     if not vendor.is_installed(tool):
         return _with_note(portable, vendor.absence(profile, tool))
-    made = vendor.compile_with_tool(portable.payload, portable.format, profile, tool)
+    made = vendor.compile_with_tool(portable.payload, portable.format, profile, tool, samples)
     mapping = made.mapping or portable.mapping
     if made.mapping is not None and not made.mapping.accelerated:
         raise NotAchievedError(f"{profile.name}: {tool.name} maps nothing: {_told(mapping)}")

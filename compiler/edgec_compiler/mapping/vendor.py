@@ -3,10 +3,15 @@
 What a program is called with stands in the profile's `[tools]`; nothing here knows a vendor.
 """
 
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from edgec_compiler.errors import ConversionError
 from edgec_compiler.mapping import children
@@ -16,6 +21,7 @@ from edgec_compiler.mapping.tflite_graph import read_tflite
 from edgec_hardware_profiles import Profile, Tool
 
 _STEM = "model"
+_PLACE = re.compile(r"\{([a-z_]+)\}")
 _MAX_RESULT_BYTES = 1 << 31
 # Custom operators that stand for what a vendor's compiler mapped.
 _OWN_OPERATORS = ("edgetpu-custom-op", "ethos-u", "NeutronGraph", "neutron-custom-op")
@@ -44,7 +50,13 @@ def absence(profile: Profile, tool: Tool) -> str:
     )
 
 
-def compile_with_tool(payload: bytes, fmt: str, profile: Profile, tool: Tool) -> VendorResult:
+def compile_with_tool(
+    payload: bytes,
+    fmt: str,
+    profile: Profile,
+    tool: Tool,
+    samples: npt.NDArray[Any] | None = None,
+) -> VendorResult:
     """Return what the program makes of a model.
 
     Args:
@@ -52,16 +64,24 @@ def compile_with_tool(payload: bytes, fmt: str, profile: Profile, tool: Tool) ->
         fmt: its format, "tflite" or "onnx".
         profile: the target.
         tool: the profile's tool of kind "command", on PATH.
+        samples: calibration inputs as the model's one input takes them, [n, ...]; None: there are
+            none.
 
     Raises:
-        ConversionError: the program failed, or left no result.
+        ConversionError: the program failed, left no result, or needs samples.
     """
+    if tool.needs_samples and samples is None:
+        raise ConversionError(
+            f"{profile.name}: {tool.name} quantises the model itself: add --calibration DATA "
+            "(for a model with one input)"
+        )
     graph = read_tflite(payload, "the model") if fmt == "tflite" else None
     makers: dict[str, int] = {}
     if graph is not None:
         payload, makers = with_distinct_names(payload, graph)
     with TemporaryDirectory() as folder:
-        result = _run_steps(payload, fmt, profile, tool, Path(folder))
+        places = _places(payload, fmt, samples, Path(folder))
+        result = _run_steps(places, profile, tool)
     mapping = None
     if graph is not None and tool.format == "tflite":
         compiled = read_tflite(result, f"{tool.name}'s output")
@@ -70,11 +90,24 @@ def compile_with_tool(payload: bytes, fmt: str, profile: Profile, tool: Tool) ->
     return VendorResult(result, tool.format or fmt, mapping)
 
 
-def _run_steps(payload: bytes, fmt: str, profile: Profile, tool: Tool, folder: Path) -> bytes:
+def _places(
+    payload: bytes, fmt: str, samples: npt.NDArray[Any] | None, folder: Path
+) -> dict[str, str]:
+    """Write what goes in, and return what the placeholders stand for."""
     model, out = folder / f"{_STEM}.{fmt}", folder / "out"
     out.mkdir()
     model.write_bytes(payload)
     places = {"model": str(model), "out": str(out), "stem": _STEM}
+    if samples is not None:
+        last = np.moveaxis(samples, 1, -1) if samples.ndim == 4 and fmt == "onnx" else samples
+        for name, values in (("samples", samples), ("samples_nhwc", last)):
+            places[name] = str(folder / f"{name}.npy")
+            np.save(places[name], np.ascontiguousarray(values), allow_pickle=False)
+    return places
+
+
+def _run_steps(places: dict[str, str], profile: Profile, tool: Tool) -> bytes:
+    out = Path(places["out"])
     for name, text in tool.files.items():
         (out / name).write_text(_filled(text, places), encoding="utf-8")
     for step in tool.steps:
@@ -84,13 +117,12 @@ def _run_steps(payload: bytes, fmt: str, profile: Profile, tool: Tool, folder: P
         ended = children.run(command, out, tool.timeout_s)
         if ended.failed:
             raise ConversionError(f"{profile.name}: {command[0]} {ended.account()}")
-    made = out / _filled(tool.result or "", places)
-    if not made.is_file() or not 0 < made.stat().st_size < _MAX_RESULT_BYTES:
-        raise ConversionError(f"{profile.name}: {tool.name} left no {made.name}")
-    return made.read_bytes()
+    wanted = _filled(tool.result or "", places)
+    made = [file for file in sorted(out.rglob(wanted)) if file.is_file()]
+    if len(made) != 1 or not 0 < made[0].stat().st_size < _MAX_RESULT_BYTES:
+        raise ConversionError(f"{profile.name}: {tool.name} left no {wanted}, or several")
+    return made[0].read_bytes()
 
 
 def _filled(text: str, places: dict[str, str]) -> str:
-    for name, value in places.items():
-        text = text.replace(f"{{{name}}}", value)
-    return text
+    return _PLACE.sub(lambda found: places.get(found[1], found[0]), text)
