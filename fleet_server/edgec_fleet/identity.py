@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from sqlalchemy import select
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from edgec_bundle.manifest import NAME
@@ -23,6 +23,7 @@ TOKEN_PREFIX = "edgect_"  # noqa: S105 (a prefix, so that scanners find leaked t
 MINIMUM_PASSWORD = 10
 MAXIMUM_PASSWORD = 1024
 
+_NOTED_EVERY = timedelta(minutes=1)
 _hasher = PasswordHasher()
 _DECOY = _hasher.hash(secrets.token_hex(16))  # verified against when there is no such user
 
@@ -40,6 +41,8 @@ class Caller:
     actor_id: str | None = None
     csrf: str | None = None
     session_id: str | None = None
+    token_id: str | None = None
+    last_used_at: datetime | None = None  # of that session or token
 
     def may(self, role: str) -> bool:
         """Return whether this caller's role includes `role` (viewer < .. < admin)."""
@@ -142,6 +145,7 @@ def start_session(session: Session, actor: Actor, hours: int) -> tuple[str, WebS
     """Begin a browser session and return (the cookie's secret, its row)."""
     secret = secrets.token_urlsafe(32)
     now = utcnow()
+    session.execute(delete(WebSession).where(WebSession.expires_at < now))
     row = WebSession(
         id=new_id(),
         tenant=actor.tenant,
@@ -185,6 +189,7 @@ def caller_of_session(session: Session, secret: str) -> Caller | None:
         actor_id=actor.id,
         csrf=row.csrf,
         session_id=row.id,
+        last_used_at=row.last_used_at,
     )
 
 
@@ -245,7 +250,26 @@ def caller_of_token(session: Session, text: str) -> Caller | None:
     if row.expires_at is not None and row.expires_at <= utcnow():
         return None
     role = min(row.role, actor.role, key=ROLES.index)
-    return Caller(name=actor.name, tenant=actor.tenant, role=role, actor_id=actor.id)
+    return Caller(
+        name=actor.name,
+        tenant=actor.tenant,
+        role=role,
+        actor_id=actor.id,
+        token_id=row.id,
+        last_used_at=row.last_used_at,
+    )
+
+
+def was_used_lately(caller: Caller) -> bool:
+    """Return whether the caller's session or token was noted as used within a minute."""
+    return caller.last_used_at is not None and utcnow() - caller.last_used_at < _NOTED_EVERY
+
+
+def note_use(session: Session, caller: Caller) -> None:
+    """Note that the caller's session or token was used just now."""
+    table: type[WebSession | ApiToken] = WebSession if caller.session_id else ApiToken
+    key = caller.session_id or caller.token_id
+    session.execute(update(table).where(table.id == key).values(last_used_at=utcnow()))
 
 
 def _end_sessions(session: Session, actor: Actor) -> None:

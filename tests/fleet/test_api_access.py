@@ -121,6 +121,14 @@ def test_a_token_sinks_with_its_users_role(server, operators):
     assert operators.get("/v1/devices", headers=headers).status_code == 200
 
 
+def test_the_last_use_of_a_token_is_noted(server, operators, people):
+    operators.get("/v1/devices", headers=people.headers("viewer"))
+
+    with server.db.read() as session:
+        used = [row.last_used_at for row in session.query(ApiToken) if row.role == "viewer"]
+    assert used[0] is not None
+
+
 def test_secrets_are_nowhere_in_the_database(server, operators, people):
     headers = people.headers("admin")
     made = operators.post("/v1/tokens", json={"name": "t"}, headers=headers).json["token"]

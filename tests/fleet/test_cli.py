@@ -150,7 +150,7 @@ class TestInit:
             (["--public-key", "targets=/nowhere"], 2),
             (["--database", "sqlite:////nowhere/x.db"], 4),
             (["--database", "postgresql://nobody@127.0.0.1:1/x"], 4),
-            (["--database", "not a url"], 4),
+            (["--database", "not a url"], 2),
         ],
     )
     def test_what_fails_leaves_no_folder(self, tmp_path, capsys, arguments, code):

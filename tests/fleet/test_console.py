@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 from edgec_fleet import audit
 from edgec_fleet.console import charts, words
 from edgec_fleet.db.schema import Device, Rollout, utcnow
-from edgec_fleet.registry.publish import publish
+from edgec_fleet.registry.publish import publish, take
 from edgec_fleet.rollout.create import create
 from edgec_fleet.server import Server
 
@@ -32,8 +32,9 @@ def page(operators: FlaskClient) -> FlaskClient:
 def rollout(server: Server, bundles) -> str:
     """A canary rollout of digits 1.0.0 to three devices; its id."""
     path: Path = bundles.make(VERSION)
+    taken = take(server, [path])
     with server.db.write() as session:
-        publish(server, session, "default", [path], None, audit.SYSTEM)
+        publish(server, session, "default", taken, None, audit.SYSTEM)
         for number in range(3):
             session.add(
                 Device(

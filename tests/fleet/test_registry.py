@@ -44,7 +44,7 @@ from edgec_fleet.db.schema import (
 from edgec_fleet.errors import ConflictError, MissingKeyError, RefusedError, UnknownError
 from edgec_fleet.initialise import initialise
 from edgec_fleet.registry import acceptance, reach, releases, trust_state
-from edgec_fleet.registry.publish import publish
+from edgec_fleet.registry.publish import publish, take
 from edgec_fleet.server import Server
 from edgec_fleet.settings import Settings
 
@@ -53,8 +53,9 @@ NPZ = b"PK\x03\x04 an archive that only devices open"
 
 
 def put(server, *paths, targets=None, tenant="default"):
+    bundles = take(server, paths)
     with server.db.write() as session:
-        return publish(server, session, tenant, list(paths), targets, ME)
+        return publish(server, session, tenant, bundles, targets, ME)
 
 
 def get(server, version="1.0.0", model="digits"):

@@ -48,6 +48,9 @@ def find_caller() -> Caller | None:
     """Return who makes this request, or None."""
     if "caller" not in g:
         g.caller = _identify()
+        if g.caller is not None and not identity.was_used_lately(g.caller):
+            with server().db.write() as session:
+                identity.note_use(session, g.caller)
     return cast(Caller | None, g.caller)
 
 

@@ -32,12 +32,14 @@ def publish_release(files_data: dict[str, Any]) -> Any:
     caller, here = current_caller(), server()
     targets = files_data.get("targets")
     document = upload_bytes(targets, MAXIMUM_DOCUMENT_BYTES) if targets else None
-    with named_as_sent(files_data["bundle"]), here.db.write() as session:
+    with named_as_sent(files_data["bundle"]):
+        bundles = publish.take(here, [upload_path(bundle) for bundle in files_data["bundle"]])
+    with here.db.write() as session:
         publication = publish.publish(
             here,
             session,
             caller.tenant,
-            [upload_path(bundle) for bundle in files_data["bundle"]],
+            bundles,
             document,
             caller.actor,
             caller.actor_id,

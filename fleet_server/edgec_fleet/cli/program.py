@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from edgec_bundle.errors import BundleError
 from edgec_fleet import __version__
@@ -34,6 +34,8 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(str(error), 1 if isinstance(error, _NOT_ACHIEVED) else 2)
     except BundleError as error:
         return _fail(str(error), 2)
+    except ArgumentError as error:
+        return _fail(f"expected a database URL: {error}", 2)
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         return _fail(f"the database cannot be used: {reason}", 4)

@@ -8,7 +8,7 @@ from edgec_fleet.api import schemas
 from edgec_fleet.cli.output import Output, opened, table
 from edgec_fleet.errors import RefusedError
 from edgec_fleet.registry import acceptance, releases
-from edgec_fleet.registry.publish import publish
+from edgec_fleet.registry.publish import publish, take
 
 
 def add_commands(commands: Any) -> None:
@@ -79,11 +79,14 @@ def _list(given: argparse.Namespace) -> Output:
 
 def _publish(given: argparse.Namespace) -> Output:
     targets = given.targets.read_bytes() if given.targets else None
-    with opened(given) as (server, tenant, by), server.db.write() as session:
-        done = publish(server, session, tenant, given.bundle, targets, by)
-        release = releases.get_release(session, tenant, done.release.model, done.release.version)
-        data = {**schemas.Release().dump(release), "sign_with": done.sign_with}
-        lines = [f"{release.model} {release.version} is {release.state}."]
+    with opened(given) as (server, tenant, by):
+        bundles = take(server, given.bundle)
+        with server.db.write() as session:
+            done = publish(server, session, tenant, bundles, targets, by)
+            model, version = done.release.model, done.release.version
+            release = releases.get_release(session, tenant, model, version)
+            data = {**schemas.Release().dump(release), "sign_with": done.sign_with}
+    lines = [f"{model} {version} is {data['state']}."]
     return Output(data, [*lines, *([f"Sign it: {done.sign_with}"] if done.sign_with else [])])
 
 

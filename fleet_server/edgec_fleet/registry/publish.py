@@ -35,38 +35,54 @@ class Publication:
     sign_with: str | None
 
 
+def take(server: Server, paths: Sequence[Path]) -> tuple[Bundle, ...]:
+    """Return the bundles at `paths` (.edgeb files or folders), checked and in the blob store.
+
+    Comes before the transaction of `publish`, which would otherwise hold up other writers
+    for as long as large files take. Until a row names them, nobody can fetch these blobs.
+
+    Raises:
+        BundleError: a bundle is malformed, or its files are not the pinned ones.
+        RefusedError: the bundles are not one release, with one bundle per profile.
+    """
+    bundles = _checked(paths)
+    for bundle in bundles:
+        server.store.put(bundle.manifest_bytes)
+        for entry in bundle.manifest.files:
+            server.store.put(bundle.read(entry.role))
+    return bundles
+
+
 def publish(
     server: Server,
     session: Session,
     tenant: str,
-    paths: Sequence[Path],
+    bundles: Sequence[Bundle],
     targets: bytes | None,
     by: audit.Actor,
     actor_id: str | None = None,
     server_url: str = "URL",
 ) -> Publication:
-    """Take the bundles at `paths` (.edgeb files or folders) as one release.
+    """Make the bundles one release, and bring it into force if somebody signs.
 
     Args:
-        server: stores the blobs, and signs if it holds the release key and `targets` is None.
+        server: signs if it holds the release key and `targets` is None.
         session: a writing transaction.
         tenant: whose release it becomes.
-        paths: one bundle per profile, of one model and version.
+        bundles: what `take` returned.
         targets: a finished targets.json, signed elsewhere, that lists the bundles.
         by: who publishes, for the audit trail.
         actor_id: the same as a row of `actors`, if it is one.
         server_url: for the command in `Publication.sign_with`.
 
     Raises:
-        BundleError: a bundle is malformed or its files are not the pinned ones; `targets` is
-            not acceptable.
-        RefusedError: the bundles are not one release.
+        TrustError: `targets` is not acceptable.
+        RefusedError: `targets` does not list the bundles.
         ConflictError: the version or number was released before with other bytes.
     """
-    bundles = _checked(paths)
     release = _release_row(session, tenant, bundles[0].manifest, actor_id)
     for bundle in bundles:
-        _add_variant(server, session, tenant, release, bundle)
+        _add_variant(session, tenant, release, bundle)
     session.flush()
     session.refresh(release, ["variants"])
     audit.record(
@@ -83,11 +99,11 @@ def publish(
     return Publication(release, releases.how_to_sign(server_url) if unsigned else None)
 
 
-def _checked(paths: Sequence[Path]) -> list[Bundle]:
+def _checked(paths: Sequence[Path]) -> tuple[Bundle, ...]:
     """Return the bundles with every pinned byte verified, of one release, one per profile."""
     if not 0 < len(paths) <= MAXIMUM_VARIANTS:
         raise RefusedError(f"expected 1 to {MAXIMUM_VARIANTS} bundles, got {len(paths)}")
-    bundles = [open_bundle(path) for path in paths]
+    bundles = tuple(open_bundle(path) for path in paths)
     for bundle in bundles:
         bundle.verify()
     names = {(b.manifest.model, b.manifest.version, b.manifest.release) for b in bundles}
@@ -141,10 +157,8 @@ def _release_row(
     return release
 
 
-def _add_variant(
-    server: Server, session: Session, tenant: str, release: Release, bundle: Bundle
-) -> None:
-    """Store the bundle's bytes and rows; nothing to do if this very bundle is there."""
+def _add_variant(session: Session, tenant: str, release: Release, bundle: Bundle) -> None:
+    """Write the bundle's rows; nothing to do if this very bundle is there."""
     manifest = bundle.manifest
     for variant in session.scalars(select(Variant).where(Variant.release_id == release.id)):
         if variant.profile == manifest.profile:
@@ -154,7 +168,7 @@ def _add_variant(
                     "before with other bytes; give it a new version"
                 )
             return
-    blobs.put(session, server.store, tenant, bundle.manifest_bytes, "manifest")
+    blobs.register(session, tenant, bundle.digest, len(bundle.manifest_bytes), "manifest")
     variant = Variant(
         id=new_id(),
         tenant=tenant,
@@ -170,7 +184,7 @@ def _add_variant(
     session.flush()
     shipped = {entry.role for entry in manifest.shipped()}
     for entry in manifest.files:
-        blobs.put(session, server.store, tenant, bundle.read(entry.role), "file")
+        blobs.register(session, tenant, entry.sha256, entry.bytes, "file")
         session.add(
             VariantFile(
                 variant_id=variant.id,
