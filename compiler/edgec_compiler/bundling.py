@@ -46,14 +46,15 @@ def write_target(parts: Parts, measure: Callable[[Bundle], Mapping[str, bytes]])
     Raises:
         UsageError: the folder holds something else, or the name is not one.
     """
-    making, variant = parts.making, parts.making.variant
+    making, fitted = parts.making, parts.making.fitted
     manifest = _manifest(parts)
     golden, described = record_golden(
         parts.pipeline, parts.samples.data.inputs, GOLDEN_SAMPLES, _tolerance(parts)
     )
     manifest = replace(manifest, golden=described)
     contents = {
-        "model": (f"model.{making.format}", variant.payload),
+        "model": (fitted.path, fitted.payload),
+        **fitted.extras,
         "golden": ("golden.npz", golden),
         "report": ("report.json", records.report(making)),
         "sbom": ("sbom.cdx.json", records.sbom(making)),
@@ -82,6 +83,8 @@ def _manifest(parts: Parts) -> Manifest:
         )
         draft = replace(
             draft,
+            format=making.fitted.format,
+            runtime=making.fitted.runtime(profile, draft.runtime),
             release=options.release,
             profile=profile.name,
             metrics=records.metrics(making),

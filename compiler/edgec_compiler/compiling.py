@@ -22,7 +22,9 @@ from edgec_compiler.importers import import_model
 from edgec_compiler.importers.shapes import parse_shapes
 from edgec_compiler.interface import Interface, Steps, interface_of, read_steps
 from edgec_compiler.locking import check_lock, write_lock
+from edgec_compiler.mapping.fitting import Fitted, calibration_inputs, fit_to_target
 from edgec_compiler.measuring import Measurements, measure_bundle
+from edgec_compiler.naming import model_name
 from edgec_compiler.options import CompileOptions
 from edgec_compiler.planning import Plan, plan
 from edgec_compiler.records import Inputs, Making
@@ -30,7 +32,7 @@ from edgec_compiler.samples import Samples, digest_of, load_samples, noise
 from edgec_compiler.sessions import source_session
 from edgec_compiler.source import SourceModel
 from edgec_compiler.tools import tool_versions
-from edgec_compiler.variants import make_variant
+from edgec_compiler.variants import Variant, make_variant
 from edgec_runtime.classes import parse_labels
 from edgec_runtime.errors import RunError
 from edgec_runtime.evaluate import Evaluation
@@ -130,6 +132,7 @@ class _Run:
             compiled = judging.run_over(pipeline, self.evaluation)
             verdict = judging.compare(self.expected, compiled, self.evaluation)
             judging.check_budget(verdict, self.options.max_accuracy_drop, one.profile.name)
+            fitted = self._fit(one, variant)
             making = Making(
                 self.options,
                 self.source,
@@ -140,6 +143,7 @@ class _Run:
                 self.forms.passes,
                 self.inputs,
                 self.tools,
+                fitted,
             )
             parts = Parts(making, pipeline, self.evaluation, self.labels, one.out)
             self.forms.progress(f"{one.profile.name}: measure")
@@ -154,10 +158,20 @@ class _Run:
         finally:
             pipeline.close()
         facts = records.facts(making, bundle.digest, str(one.out), measured[0])
-        return TargetResult(one.profile.name, facts, note=one.note)
+        notes = [note for note in (one.note, *fitted.notes) if note]
+        return TargetResult(one.profile.name, facts, note="; ".join(notes) or None)
+
+    def _fit(self, one: Plan, variant: Variant) -> Fitted:
+        """Return the target's own form of a judged variant. Raises CompilerError."""
+        self.forms.progress(f"{one.profile.name}: fit")
+        name = model_name(self.options.name, self.source.name)
+        samples = None
+        if any(tool.needs_samples for tool in one.profile.tools):
+            samples = calibration_inputs(self.forms.calibration, variant.interface)
+        return fit_to_target(variant.payload, one.format, one.profile, name, samples)
 
     def _check_memory(self, one: Plan, size: int) -> None:
-        limit = one.profile.memory_bytes
+        limit = one.profile.storage_bytes or one.profile.memory_bytes
         if limit is not None and size > limit:
             raise NotAchievedError(
                 f"{one.profile.name}: the model has {size} bytes, the device {limit} bytes of "

@@ -11,6 +11,7 @@ from typing import Any
 
 from edgec_bundle.digest import sha256_hex
 from edgec_compiler.judging import Verdict
+from edgec_compiler.mapping.fitting import Fitted
 from edgec_compiler.measuring import Measurements
 from edgec_compiler.options import CompileOptions
 from edgec_compiler.report_page import page
@@ -56,6 +57,7 @@ class Making:
     passes: Mapping[str, int]
     inputs: Inputs
     tools: Mapping[str, str]
+    fitted: Fitted
 
 
 def metrics(making: Making) -> JSON:
@@ -68,7 +70,7 @@ def metrics(making: Making) -> JSON:
         "agreement": verdict.agreement,
         "samples": verdict.samples,
         "data": verdict.data,
-        "bytes": {"source": making.source.size_bytes, "model": len(making.variant.payload)},
+        "bytes": {"source": making.source.size_bytes, "model": len(making.fitted.payload)},
         "precision": making.variant.precision,
     }
 
@@ -109,18 +111,20 @@ def report(making: Making) -> bytes:
             "accelerated": accelerated(making),
             "by_type": dict(sorted(counted.items())),
         },
+        "mapping": making.fitted.mapping.to_json(),
+        "estimates": dict(making.fitted.figures),
         "passes": dict(making.passes),
         "preprocessing": list(making.variant.interface.preprocessing),
         "postprocessing": list(making.variant.interface.postprocessing),
-        "notes": [*making.variant.notes, *making.profile.notes],
+        "notes": [*making.variant.notes, *making.fitted.notes, *making.profile.notes],
         "lineage": lineage(making),
     }
     return _json(facts)
 
 
-def accelerated(making: Making) -> int | None:
-    """Return how many of the source's operators an accelerator runs; None: not known here."""
-    return 0 if making.profile.accelerator is None else None
+def accelerated(making: Making) -> int:
+    """Return how many of the source's operators an accelerator runs, or is predicted to run."""
+    return making.fitted.accelerated_of(len(making.source.operators))
 
 
 def provenance(making: Making) -> bytes:
@@ -136,7 +140,7 @@ def provenance(making: Making) -> bytes:
     ]
     statement = {
         "_type": "https://in-toto.io/Statement/v1",
-        "subject": [{"name": "model", "digest": {"sha256": sha256_hex(making.variant.payload)}}],
+        "subject": [{"name": "model", "digest": {"sha256": sha256_hex(making.fitted.payload)}}],
         "predicateType": "https://slsa.dev/provenance/v1",
         "predicate": {
             "buildDefinition": {
@@ -152,7 +156,7 @@ def provenance(making: Making) -> bytes:
 
 def sbom(making: Making) -> bytes:
     """Return a CycloneDX 1.6 bill of materials: the model and the tools that made it."""
-    digest = sha256_hex(making.variant.payload)
+    digest = sha256_hex(making.fitted.payload)
     tools = [
         {
             "type": "library",
@@ -194,7 +198,6 @@ def sbom(making: Making) -> bytes:
 def facts(making: Making, digest: str, bundle: str, measured: Measurements) -> JSON:
     """Return the line that `edgec compile --json` prints for a target."""
     found = metrics(making)
-    latency = measured.latency_ms
     return {
         "target": making.profile.name,
         "bundle": bundle,
@@ -206,9 +209,21 @@ def facts(making: Making, digest: str, bundle: str, measured: Measurements) -> J
         "samples": found["samples"],
         "data": found["data"],
         "ops": {"total": len(making.source.operators), "accelerated": accelerated(making)},
-        "latency_ms": None if latency is None else {**latency, "measured": True},
+        "latency_ms": _latency(making, measured),
+        "estimates": dict(making.fitted.figures),
+        "notes": [*making.variant.notes, *making.fitted.notes],
         "seconds": round(measured.seconds, 3),
     }
+
+
+def _latency(making: Making, measured: Measurements) -> JSON | None:
+    """Return what was measured here, else the estimate of the target's own compiler."""
+    if measured.latency_ms is not None:
+        return {**measured.latency_ms, "measured": True}
+    estimate = making.fitted.figures.get("inference_ms")
+    if estimate is None:
+        return None
+    return {**dict.fromkeys(("p50", "p95", "p99"), round(estimate, 6)), "measured": False}
 
 
 def beside(making: Making, measured: Measurements) -> dict[str, bytes]:

@@ -7,6 +7,7 @@ _PACKAGES = (
     "ai-edge-litert",
     "ai-edge-quantizer",
     "edgec",
+    "ethos-u-vela",
     "litert-converter",
     "litert-torch",
     "numpy",

@@ -177,6 +177,7 @@ def _print_result(facts: dict[str, Any], note: str | None) -> None:
     )
     latency = facts["latency_ms"]
     if latency is not None:
-        print(f"  latency p50 {latency['p50']:.3f} ms, p95 {latency['p95']:.3f} ms, measured here")
+        how = "measured here" if latency["measured"] else "an estimate of the target's compiler"
+        print(f"  latency p50 {latency['p50']:.3f} ms, p95 {latency['p95']:.3f} ms, {how}")
     if note:
         print(f"  note: {note}")

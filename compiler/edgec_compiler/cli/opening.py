@@ -14,16 +14,27 @@ from edgec_compiler.interface import Steps, interface_of, read_steps
 from edgec_hardware_profiles import ProfileError, load
 from edgec_runtime.classes import parse_labels
 from edgec_runtime.errors import DataError
-from edgec_runtime.pipeline import Pipeline, open_pipeline
+from edgec_runtime.pipeline import Pipeline, load_pipeline, open_pipeline
 from edgec_runtime.session import ModelTensor, Session, load_session
 
 _RUNTIMES = {"onnx": "onnxruntime", "tflite": "litert", "torch": "torch"}
 
 
 def open_bundle_pipeline(path: Path) -> Pipeline:
-    """Return the bundle at `path`, ready to run as its target would run it."""
+    """Return the bundle at `path`, ready to run as its target would run it.
+
+    A bundle whose model is an accelerator's own binary runs by its portable reference.
+    """
     bundle = open_bundle(path)
-    return open_pipeline(bundle, optimise=is_judged_as_served(bundle.manifest))
+    manifest, optimise = bundle.manifest, is_judged_as_served(bundle.manifest)
+    if not manifest.has("reference"):
+        return open_pipeline(bundle, optimise=optimise)
+    fmt = Path(manifest.entry("reference").path).suffix.removeprefix(".")
+    portable = dataclasses.replace(manifest, format=fmt, runtime=Runtime(_RUNTIMES[fmt]))
+    roles = {"model": "reference"}
+    return load_pipeline(
+        portable, lambda role: bundle.read(roles.get(role, role)), optimise=optimise
+    )
 
 
 def is_judged_as_served(manifest: Manifest) -> bool:

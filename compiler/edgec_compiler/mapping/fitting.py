@@ -7,19 +7,24 @@ the portable model then stays the bundle's model.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from edgec_bundle.manifest import Runtime
 from edgec_compiler.errors import NotAchievedError
+from edgec_compiler.interface import Interface
 from edgec_compiler.mapping import micro, vela, vendor
 from edgec_compiler.mapping.checking import Mapping as OperatorMapping
 from edgec_compiler.mapping.checking import check
 from edgec_compiler.mapping.graph import ModelGraph
 from edgec_compiler.mapping.tflite_graph import read_tflite
+from edgec_compiler.samples import Samples, feeds
 from edgec_hardware_profiles import Profile, Tool
 
+MAX_SAMPLES = 512  # that a vendor's compiler is given
 _SHOWN = 5
 
 
@@ -35,6 +40,16 @@ class Fitted:
     extras: Mapping[str, tuple[str, bytes]] = field(default_factory=dict)  # role -> path, bytes
     figures: Mapping[str, float] = field(default_factory=dict)  # estimates of a tool, by unit
     notes: tuple[str, ...] = ()
+
+    def accelerated_of(self, total: int) -> int:
+        """Return how many of the source's `total` operators the accelerator runs.
+
+        Exact where the source's own operators were mapped; where the model was converted, each
+        operator that stays on the CPU counts as one of the source's.
+        """
+        if self.mapping.total == total or not self.mapping.accelerated:
+            return self.mapping.accelerated
+        return max(0, total - (self.mapping.total - self.mapping.accelerated))
 
     def runtime(self, profile: Profile, portable: Runtime) -> Runtime:
         """Return what runs it: the target's own runtime for a vendor's binary."""
@@ -72,6 +87,17 @@ def fit_to_target(
     if "command" not in tools:
         return portable
     return _command(portable, profile, tools["command"], samples)
+
+
+def calibration_inputs(samples: Samples | None, interface: Interface) -> npt.NDArray[Any] | None:
+    """Return the first calibration inputs as the model's tensor takes them, [n, ...].
+
+    None without samples, and for a model with several inputs.
+    """
+    if samples is None or len(interface.inputs) != 1:
+        return None
+    rows = islice(feeds(samples, interface, ["input"]), MAX_SAMPLES)
+    return np.concatenate([row["input"] for row in rows])
 
 
 def graph_of(payload: bytes, fmt: str) -> ModelGraph:
