@@ -19,8 +19,9 @@ from edgec_compiler.bundling import Parts, write_target
 from edgec_compiler.errors import CompilerError, ConversionError, NotAchievedError, UsageError
 from edgec_compiler.forms import Forms
 from edgec_compiler.importers import import_model
+from edgec_compiler.importers.image_steps import image_steps
 from edgec_compiler.importers.shapes import parse_shapes
-from edgec_compiler.interface import Interface, Steps, interface_of, read_steps
+from edgec_compiler.interface import Interface, interface_of, read_steps
 from edgec_compiler.locking import check_lock, write_lock
 from edgec_compiler.mapping.fitting import Fitted, calibration_inputs, fit_to_target
 from edgec_compiler.measuring import Measurements, measure_bundle
@@ -89,7 +90,8 @@ class _Run:
     @classmethod
     def start(cls, options: CompileOptions, source: SourceModel, progress: Progress) -> "_Run":
         """Read samples and labels, and let the source model answer. Raises CompilerError."""
-        steps = read_steps(Path(options.preprocessing)) if options.preprocessing else Steps()
+        given = options.preprocessing
+        steps = read_steps(Path(given)) if given else image_steps(source)
         interface = interface_of(steps, source.inputs, _source_outputs(source))
         labels = _read_labels(options.labels)
         names = _label_names(labels)

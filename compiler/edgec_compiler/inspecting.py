@@ -1,12 +1,14 @@
 """Facts of a model file, read without torch and without running anything."""
 
 import hashlib
+import importlib.util
 import json
 import zipfile
 from pathlib import Path
 from typing import Any
 
 from edgec_compiler.errors import MissingExtraError, ModelFileError, UsageError
+from edgec_compiler.importers.sniff import OLD_KERAS
 
 _MAX_JSON_BYTES = 512 << 20
 _TORCH_DTYPES = {
@@ -37,7 +39,9 @@ def inspect_model(kind: str, path: Path, factory: str | None) -> Facts:
             f"{path}:{factory} would have to be run to be inspected: compile it with --dry-run, or "
             "export it with torch.export.save"
         )
-    readers = {"onnx": _onnx, "tflite": _tflite, "torch": _torch}
+    if kind in ("h5", "savedmodel"):
+        return _only_converted(kind, path)
+    readers = {"onnx": _onnx, "tflite": _tflite, "torch": _torch, "keras": _keras}
     try:
         facts = readers[kind](path)
     except ImportError as error:
@@ -138,6 +142,21 @@ def _torch_end(name: str, values: dict[str, Any]) -> Facts:
     value = values[name]
     shape = [size.get("as_int", "?") for size in value["sizes"]]
     return {"name": name, "dtype": _TORCH_DTYPES.get(value["dtype"], "?"), "shape": shape}
+
+
+def _keras(path: Path) -> Facts:
+    from edgec_compiler.importers.keras_config import facts_of, read_config
+
+    return facts_of(read_config(path))
+
+
+def _only_converted(kind: str, path: Path) -> Facts:
+    if importlib.util.find_spec("tensorflow") is None:
+        raise MissingExtraError("tensorflow", f"{path}: {OLD_KERAS[kind]}; reading it")
+    raise UsageError(
+        f"{path}: {OLD_KERAS[kind]}, which TensorFlow has to convert to be inspected: "
+        "compile it, and inspect the bundle"
+    )
 
 
 def _operator(index: int, op: str, output: str) -> Facts:

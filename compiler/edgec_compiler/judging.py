@@ -15,7 +15,7 @@ from edgec_runtime.evaluate import Evaluation, agreement, evaluate
 from edgec_runtime.pipeline import Pipeline
 from edgec_runtime.session import Session, load_session
 
-RUNTIMES = {"onnx": "onnxruntime", "tflite": "litert", "torch": "torch"}
+RUNTIMES = {"onnx": "onnxruntime", "tflite": "litert", "torch": "torch", "keras": "torch"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from edgec_bundle.errors import BundleError
 from edgec_bundle.semver import SemVer
 from edgec_compiler.errors import UsageError
+from edgec_compiler.importers.importing import is_quantised_model
 from edgec_compiler.options import CompileOptions
 from edgec_compiler.precisions import format_for, precision_for
 from edgec_hardware_profiles import Profile, ProfileError, load
@@ -40,16 +41,17 @@ def plan(options: CompileOptions) -> tuple[Plan, ...]:
         given = getattr(options, key)
         if given is not None and not Path(given).exists():
             raise UsageError(f"--{key} {given}: no such file")
-    return tuple(_plan_one(options, target) for target in options.targets)
+    quantised = is_quantised_model(options.model)
+    return tuple(_plan_one(options, target, quantised=quantised) for target in options.targets)
 
 
-def _plan_one(options: CompileOptions, target: str) -> Plan:
+def _plan_one(options: CompileOptions, target: str, *, quantised: bool) -> Plan:
     try:
         profile = load(target)
     except ProfileError as error:
         raise UsageError(f"--target: {error}") from error
     fmt = format_for(profile, options.format)
-    calibrated = options.calibration is not None
+    calibrated = options.calibration is not None or quantised
     precision, note = precision_for(profile, options.precision, calibrated=calibrated)
     single = len(options.targets) == 1
     out = Path(options.out) if single else Path(options.out) / profile.name

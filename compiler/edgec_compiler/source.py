@@ -24,10 +24,10 @@ class SourceModel:
 
     `module` is in evaluation mode and takes the inputs in order; it is None for a TFLite file,
     which enters behind the graph passes. `payload` is what the source's own runtime loads (ONNX
-    or TFLite bytes); None for a torch program, whose runtime is torch.
+    or TFLite bytes); None for a torch program or a Keras model, whose runtime is torch.
     """
 
-    format: str  # "onnx" | "torch" | "tflite"
+    format: str  # "onnx" | "torch" | "keras" | "tflite"
     name: str  # of the file, without suffix
     sha256: str  # of the file, external data included
     size_bytes: int
@@ -36,6 +36,9 @@ class SourceModel:
     operators: tuple[Operator, ...]
     module: "nn.Module | None"
     payload: bytes | None
+    quantised: bool = False  # holds integers that stand for real values: keeps them
+    channels_last: bool = False  # images are NHWC already
+    notes: tuple[str, ...] = ()  # what the importer mended or chose
 
     def example(self, seed: int = 0) -> tuple[Any, ...]:
         """Return deterministic tensors of the inputs' shapes and dtypes: small, not all equal."""

@@ -8,6 +8,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from edgec_compiler.errors import ModelFileError
+from edgec_compiler.importers.tflite_bounds import check_bounds
 
 _OP_NAMES: dict[int, str] = {
     value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)
@@ -25,6 +26,7 @@ def parse(payload: bytes, origin: str) -> Flatbuffer:
         ModelFileError: damaged, or with an index that leads nowhere.
     """
     try:
+        check_bounds(payload)
         model = flatbuffer_utils.read_model_from_bytearray(bytearray(payload))
         _check(model)
     except (ValueError, IndexError, TypeError, struct.error, AttributeError, MemoryError) as error:

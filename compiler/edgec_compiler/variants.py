@@ -9,11 +9,8 @@ from edgec_compiler.forms import Forms
 from edgec_compiler.interface import Interface, fit
 from edgec_compiler.precisions import NEEDS_CALIBRATION
 from edgec_compiler.quantise import onnx_precision, tflite_precision
-from edgec_compiler.source import SourceModel
 from edgec_hardware_profiles import Profile
 from edgec_runtime.session import load_session
-
-_QUANTISED = frozenset({"int8", "uint8", "int16"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +31,7 @@ def make_variant(forms: Forms, profile: Profile, fmt: str, precision: str) -> Va
     """
     if fmt == "onnx":
         return _onnx(forms, profile, precision)
-    if forms.source.format == "tflite" and _is_quantised(forms.source):
+    if forms.source.format == "tflite" and forms.source.quantised:
         return _passed_through(forms, profile)
     form = forms.tflite()
     ranges = forms.tflite_ranges() if precision in NEEDS_CALIBRATION else None
@@ -72,13 +69,8 @@ def _passed_through(forms: Forms, profile: Profile) -> Variant:
             f"target {profile.name} executes integers only, but the quantised source computes "
             f"{', '.join(left[:5])} in float"
         )
-    note = "the source is quantised already: it is passed through as it is"
-    return Variant(payload, "int8", forms.interface, (note,))
-
-
-def _is_quantised(source: SourceModel) -> bool:
-    ends = (*source.inputs, *source.outputs)
-    return any(tensor.dtype in _QUANTISED and tensor.scale is not None for tensor in ends)
+    note = "the source is quantised already: it keeps its own quantisation"
+    return Variant(payload, "int8", forms.interface, (note, *forms.source.notes))
 
 
 def _fitted(

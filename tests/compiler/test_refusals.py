@@ -60,7 +60,7 @@ def test_archives_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
     for name, code, said in (
         ("module.pt", 2, "can run any code when it is opened"),
-        ("net.keras", 2, "export it to ONNX"),
+        ("net.keras", 2, "config.json is missing"),
         ("photos.zip", 2, "an archive that holds no model"),
         ("saved", 3, "edgec[tensorflow]"),
         ("nothing.onnx", 2, "No such file"),

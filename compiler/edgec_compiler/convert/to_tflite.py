@@ -26,14 +26,15 @@ class FloatTflite:
 
 
 def to_tflite(graph: fx.GraphModule, source: SourceModel) -> FloatTflite:
-    """Return `graph` with every 4-D input and output turned from NCHW to NHWC.
+    """Return `graph` with every 4-D input and output in NHWC, turned from NCHW where need be.
 
     Raises:
         ConversionError: the converter refuses an operator.
     """
     import litert_torch  # seconds to import, and only this needs it
 
-    inputs, outputs = _images(source.inputs), _images(source.outputs)
+    keep = source.channels_last
+    inputs, outputs = (() if keep else _images(ends) for ends in (source.inputs, source.outputs))
     example = tuple(
         x.permute(0, 2, 3, 1).contiguous() if i in inputs else x
         for i, x in enumerate(source.example())

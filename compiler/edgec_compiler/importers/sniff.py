@@ -2,11 +2,11 @@
 
 import zipfile
 from pathlib import Path
-from typing import NoReturn
 
-from edgec_compiler.errors import MissingExtraError, ModelFileError, UsageError
+from edgec_compiler.errors import ModelFileError, UsageError
 
-KINDS = ("onnx", "torch", "factory", "tflite")
+KINDS = ("onnx", "torch", "factory", "tflite", "keras", "h5", "savedmodel")
+OLD_KERAS = {"h5": "a Keras .h5 file", "savedmodel": "a SavedModel"}
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _LFS = b"version https://git-lfs"
 _PICKLES = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
@@ -19,7 +19,6 @@ def kind_of(model: str) -> tuple[str, Path, str | None]:
     Raises:
         UsageError: there is no such file.
         ModelFileError: it is not a model, or one of a kind that is refused.
-        MissingExtraError: a kind that an optional extra brings.
     """
     path, _, factory = model.rpartition(":")
     if path.endswith(".py") and factory.isidentifier():
@@ -28,7 +27,7 @@ def kind_of(model: str) -> tuple[str, Path, str | None]:
         return "factory", Path(path), factory
     file = Path(model)
     if file.is_dir():
-        _refuse_folder(file)
+        return _kind_of_folder(file), file, None
     if file.suffix == ".py" and file.is_file():
         raise UsageError(f"{model}: name the function that makes the model: {model}:factory")
     try:
@@ -39,9 +38,9 @@ def kind_of(model: str) -> tuple[str, Path, str | None]:
     return _kind_of_bytes(file, head), file, None
 
 
-def _refuse_folder(folder: Path) -> NoReturn:
+def _kind_of_folder(folder: Path) -> str:
     if (folder / "saved_model.pb").is_file():
-        raise MissingExtraError("tensorflow", f"{folder}: a SavedModel; reading it")
+        return "savedmodel"
     raise ModelFileError(f"{folder}: a folder, not a model file")
 
 
@@ -51,7 +50,7 @@ def _kind_of_bytes(file: Path, head: bytes) -> str:
     if head.startswith(b"PK"):
         return _kind_of_zip(file)
     if head.startswith(_HDF5):
-        raise MissingExtraError("tensorflow", f"{file}: a Keras .h5 file; reading it")
+        return "h5"
     if head.startswith(_LFS):
         raise ModelFileError(f"{file}: a Git LFS pointer, not the model itself: run git lfs pull")
     if head.startswith(_PICKLES):
@@ -74,7 +73,7 @@ def _kind_of_zip(file: Path) -> str:
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise ModelFileError(f"{file}: a damaged archive: {error}") from error
     if "metadata.json" in names and "model.weights.h5" in names:
-        raise ModelFileError(f"{file}: a .keras file, which is not read: {_EXPORT_ONNX}")
+        return "keras"
     if any(name.endswith("data.pkl") for name in names):
         raise ModelFileError(pickled_message(file))
     if any(name.endswith("archive_format") for name in names):

@@ -2,13 +2,25 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from edgec_compiler import tflite
 from edgec_compiler.errors import ModelFileError
-from edgec_compiler.importers.shapes import Shapes
+from edgec_compiler.importers.shapes import Shapes, fixed_shape, refuse_unknown
+from edgec_compiler.importers.tflite_bounds import MAX_BYTES
+from edgec_compiler.importers.tflite_quantisation import is_quantised, repair
 from edgec_compiler.source import Operator, SourceModel
-from edgec_runtime.errors import ModelError
-from edgec_runtime.session import load_session
+from edgec_runtime.errors import RunError
+from edgec_runtime.session import ModelTensor, load_session
+
+# Operators of files that another compiler has already been at, and what to give instead.
+_FOREIGN = {
+    "edgetpu-custom-op": "it is compiled for the Edge TPU already: give the .tflite file that the "
+    "Edge TPU compiler was given",
+    "ethos-u": "it is compiled by Vela already: give the .tflite file that Vela was given",
+}
 
 
 def import_tflite(path: Path, shapes: Shapes) -> SourceModel:
@@ -17,33 +29,101 @@ def import_tflite(path: Path, shapes: Shapes) -> SourceModel:
     Raises:
         ModelFileError: damaged, refused by the runtime, or of other shapes than `shapes` asks for.
     """
+    if path.stat().st_size > MAX_BYTES:
+        raise ModelFileError(f"{path}: larger than 2 GiB, which no TFLite file can be")
     payload = path.read_bytes()
-    model = tflite.parse(payload, str(path))
-    if len(model.subgraphs) != 1:
-        raise ModelFileError(
-            f"{path}: has {len(model.subgraphs)} subgraphs (control flow, or several signatures); "
-            "only models with one are taken"
-        )
-    try:
-        session = load_session(payload, "litert")
-    except ModelError as error:
-        raise ModelFileError(f"{path}: {error}") from error
-    inputs, outputs = session.inputs, session.outputs
-    session.close()
-    for name, shape in shapes.items():
-        if shape not in [tensor.shape for tensor in inputs if tensor.name == name]:
-            raise ModelFileError(f"{path}: --shape {name}: the shapes of a TFLite file are fixed")
+    sha256 = hashlib.sha256(payload).hexdigest()
+    return source_of(payload, shapes, str(path), path.stem, sha256, len(payload))
+
+
+def source_of(
+    payload: bytes, shapes: Shapes, origin: str, name: str, sha256: str, size: int
+) -> SourceModel:
+    """Return the bytes of a TFLite file as a source model of that name, digest and size.
+
+    The model is run once on zeros, so that whatever makes a native library crash does so here.
+
+    Raises:
+        ModelFileError: see `import_tflite`.
+    """
+    model = tflite.parse(payload, origin)
+    _refuse_foreign(model, origin)
+    notes = (*repair(model, origin), *_resize(model, shapes))
+    payload = tflite.serialise(model) if notes else payload
+    inputs, outputs = _run_once(payload, origin)
     return SourceModel(
         format="tflite",
-        name=path.stem,
-        sha256=hashlib.sha256(payload).hexdigest(),
-        size_bytes=len(payload),
+        name=name,
+        sha256=sha256,
+        size_bytes=size,
         inputs=inputs,
         outputs=outputs,
         operators=_operators(model),
         module=None,
         payload=payload,
+        quantised=is_quantised(model),
+        notes=notes,
     )
+
+
+def is_quantised_file(path: Path) -> bool:
+    """Return whether `path` is a quantised TFLite file; False if it is anything else."""
+    try:
+        with path.open("rb") as stream:
+            if stream.read(8)[4:] != b"TFL3" or path.stat().st_size > MAX_BYTES:
+                return False
+        return is_quantised(tflite.parse(path.read_bytes(), str(path)))
+    except (OSError, ModelFileError):
+        return False
+
+
+def _refuse_foreign(model: tflite.Flatbuffer, origin: str) -> None:
+    if len(model.subgraphs) != 1:
+        raise ModelFileError(
+            f"{origin}: has {len(model.subgraphs)} subgraphs (control flow, or several "
+            "signatures); only models with one are taken: convert one signature, without loops"
+        )
+    for operator in model.subgraphs[0].operators:
+        name = tflite.op_name(model, operator)
+        if name in _FOREIGN:
+            raise ModelFileError(f"{origin}: {_FOREIGN[name]}")
+        if name.startswith("Flex"):
+            raise ModelFileError(
+                f"{origin}: operator {name} needs TensorFlow itself, which no device has: convert "
+                "the model again without Select TF operators"
+            )
+
+
+def _resize(model: tflite.Flatbuffer, shapes: Shapes) -> tuple[str, ...]:
+    """Fix the free axes of inputs as --shape says; return a note for each that changed."""
+    graph = model.subgraphs[0]
+    inputs = {tflite.tensor_name(graph.tensors[i]): graph.tensors[i] for i in graph.inputs}
+    refuse_unknown(shapes, list(inputs))
+    notes = []
+    for name, tensor in inputs.items():
+        now = _sizes(tensor.shape)
+        shape = fixed_shape(name, _sizes(tensor.shapeSignature) or now, {name: now} | dict(shapes))
+        if list(shape) != list(now):
+            tensor.shape = list(shape)
+            notes.append(f"input '{name}' has shape {list(shape)} by --shape")
+    return tuple(notes)
+
+
+def _sizes(sizes: Any) -> tuple[int, ...]:
+    return () if sizes is None else tuple(int(size) for size in sizes)
+
+
+def _run_once(
+    payload: bytes, origin: str
+) -> tuple[tuple[ModelTensor, ...], tuple[ModelTensor, ...]]:
+    try:
+        session = load_session(payload, "litert")
+        inputs, outputs = session.inputs, session.outputs
+        session.run({one.name: np.zeros(one.shape, one.dtype) for one in inputs})
+        session.close()
+    except (RunError, MemoryError) as error:
+        raise ModelFileError(f"{origin}: {error or 'not enough memory to run it'}") from error
+    return inputs, outputs
 
 
 def _operators(model: tflite.Flatbuffer) -> tuple[Operator, ...]:
