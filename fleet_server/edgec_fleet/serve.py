@@ -73,7 +73,7 @@ def serve(settings: Settings, say: Say | None = None) -> int:
     """
     say = say or _print
     Server.open(settings).close()
-    with _lock(settings.dir):
+    with folder_lock(settings.dir):
         settings = with_free_ports(settings)
         tls_files("devices", settings)  # once, before several parts want them
         supervisor = Supervisor(settings, parts(settings), say)
@@ -278,7 +278,7 @@ class _Log:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path) -> Iterator[None]:
     """Hold the folder's lock: one server at a time."""
     path = folder / "serve.lock"
     try:

@@ -64,8 +64,9 @@ class World:
             )
             for profile in profiles or ("rpi4",)
         ]
+        taken = publish.take(self.server, paths)
         with self.server.db.write() as session:
-            publish.publish(self.server, session, "default", paths, None, OPERATOR)
+            publish.publish(self.server, session, "default", taken, None, OPERATOR)
 
     def add(self, *devices: str, profiles: list[str] | None = None, **tags: str) -> None:
         with self.server.db.write() as session:

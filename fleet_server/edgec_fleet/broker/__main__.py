@@ -90,7 +90,7 @@ def _pure(folder: Path) -> Child:
 def _follow(this: Process, server: Server, broker: Child, current: Policy, folder: Path) -> None:
     """Apply every change of the policy."""
     written, took_s = time.monotonic(), 0.0
-    while not this.stopping.wait(max(POLL_S, 10 * took_s)):
+    while not this.stopping.wait(max(POLL_S, 4 * took_s)):
         if broker.exit_code is not None:
             raise BrokerError(f"the broker ended with exit code {broker.exit_code}")
         started = time.monotonic()

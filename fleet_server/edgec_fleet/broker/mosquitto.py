@@ -25,7 +25,7 @@ from pathlib import Path
 
 from edgec_bundle.messages import Desired
 from edgec_fleet._child import command
-from edgec_fleet.broker.policy import GATEWAY, Grant, Policy
+from edgec_fleet.broker.policy import GATEWAY, Policy
 from edgec_fleet.errors import FleetError
 from edgec_fleet.settings import Address
 
@@ -88,35 +88,30 @@ acl_file nothing.conf
 
 
 def acl(policy: Policy) -> str:
-    """Return the ACL file. A device that isn't listed may nothing but its own topics.
+    """Return the ACL file.
 
-    Mosquitto compares patterns with topics, not with subscriptions: SUBACK says "granted" to
-    everything, and what counts is checked again with every message.
+    A device's own topics follow from its certificate's name, which is unique over all tenants:
+    so one that has just enrolled is heard at once. The blobs it may read are listed. Denials come
+    first in Mosquitto, whatever their place. Patterns are compared with topics, not with
+    subscriptions: SUBACK says "granted" to everything, and what counts is checked again with
+    every message.
     """
     lines = [
+        "pattern read edgec/v1/+/dev/%u/down/+",
+        "pattern write edgec/v1/+/dev/%u/up/+",
         f"user {GATEWAY}",
         "topic readwrite edgec/v1/#",
-        *(line for device in sorted(policy.revoked) for line in _revoked(device)),
-        *(
-            line
-            for device in sorted(policy.devices)
-            for line in _device(device, policy.devices[device])
-        ),
     ]
+    for device in sorted(policy.revoked):
+        lines += [f"user {device}", "topic deny #"]
+    for device in sorted(policy.devices):
+        grant = policy.devices[device]
+        lines.append(f"user {device}")
+        lines += [
+            f"topic read edgec/v1/{grant.tenant}/blob/{digest}/+"
+            for digest in sorted(grant.digests)
+        ]
     return "\n".join(lines) + "\n"
-
-
-def _device(device: str, grant: Grant) -> Iterable[str]:
-    yield f"user {device}"
-    yield f"topic read edgec/v1/{grant.tenant}/dev/{device}/down/+"
-    yield f"topic write edgec/v1/{grant.tenant}/dev/{device}/up/+"
-    for digest in sorted(grant.digests):
-        yield f"topic read edgec/v1/{grant.tenant}/blob/{digest}/+"
-
-
-def _revoked(device: str) -> Iterable[str]:
-    yield f"user {device}"
-    yield "topic deny #"
 
 
 class Mosquitto:

@@ -43,7 +43,7 @@ class Policy:
     """Everything that the broker decides by, as of `read_at`.
 
     Attributes:
-        devices: device id -> what it may read; nobody else may connect.
+        devices: device id -> the blobs it may read.
         revoked: ids of revoked devices.
         serials: of revoked certificates, lowercase hex.
         read_at: when the database was read; not part of what makes two policies equal.

@@ -1,7 +1,8 @@
 """What a client of the broker may publish, subscribe to and receive, by the policy of the moment.
 
 For brokers that ask us (amqtt); Mosquitto gets the same rules as a file. Topics are those of
-docs/reference/wire.md.
+docs/reference/wire.md. A device's own topics follow from its id, which is unique over all
+tenants, so that one that has just enrolled is heard at once.
 """
 
 from edgec_bundle.digest import is_digest
@@ -25,17 +26,15 @@ class Rules:
             name: the certificate's common name, which is also the client's id.
             serial: of the certificate, lowercase hex.
         """
-        if serial in self.policy.serials:
-            return False
-        return name == GATEWAY or name in self.policy.devices
+        return serial not in self.policy.serials and name not in self.policy.revoked
 
     def may_publish(self, client: str, topic: str) -> bool:
         """Return whether `client` may publish on `topic`."""
         if client == GATEWAY:
             return topic.startswith(_ROOT)
         match _parsed(topic):
-            case DeviceTopic(tenant=tenant, device=device, direction="up"):
-                return device == client and self._tenant(client) == tenant
+            case DeviceTopic(device=device, direction="up"):
+                return device == client and client not in self.policy.revoked
         return False
 
     def may_receive(self, client: str, topic: str) -> bool:
@@ -43,8 +42,8 @@ class Rules:
         if client == GATEWAY:
             return topic.startswith(_ROOT)
         match _parsed(topic):
-            case DeviceTopic(tenant=tenant, device=device, direction="down"):
-                return device == client and self._tenant(client) == tenant
+            case DeviceTopic(device=device, direction="down"):
+                return device == client and client not in self.policy.revoked
             case BlobTopic(tenant=tenant, sha256=digest):
                 return self.policy.may_read(client, tenant, digest)
         return False
@@ -57,19 +56,13 @@ class Rules:
         """
         if client == GATEWAY:
             return filter_.removeprefix("$share/gateway/").startswith(_ROOT)
-        tenant = self._tenant(client)
-        if tenant is None:
-            return False
         match filter_.split("/"):
-            case ["edgec", "v1", owner, "dev", device, "down", _]:
-                return owner == tenant and device == client
-            case ["edgec", "v1", owner, "blob", digest, _]:
-                return owner == tenant and is_digest(digest)
+            case ["edgec", "v1", _, "dev", device, "down", _]:
+                return device == client and client not in self.policy.revoked
+            case ["edgec", "v1", tenant, "blob", digest, _]:
+                grant = self.policy.devices.get(client)
+                return grant is not None and grant.tenant == tenant and is_digest(digest)
         return False
-
-    def _tenant(self, client: str) -> str | None:
-        grant = self.policy.devices.get(client)
-        return None if grant is None else grant.tenant
 
 
 def _parsed(topic: str) -> DeviceTopic | BlobTopic | None:

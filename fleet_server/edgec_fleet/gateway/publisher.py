@@ -52,6 +52,7 @@ class Publisher:
         self._link = link
         self._again: set[str] = set()
         self._complained: set[tuple[str, int]] = set()
+        self._complete: dict[tuple[str, int], datetime] = {}  # when we saw that all is there
 
     def again(self, devices: Iterable[str]) -> None:
         """Publish the newest assignment of these devices once more."""
@@ -103,6 +104,7 @@ class Publisher:
             with self._server.db.write() as session:
                 assignment = session.get_one(Assignment, (device_id, counter), with_for_update=True)
                 if assignment.superseded_at is not None:
+                    self._complete.pop((device_id, counter), None)
                     return None
                 device = session.get_one(Device, device_id)
                 plan = sources.plan(session, device, assignment, ask=True)
@@ -122,10 +124,15 @@ class Publisher:
     def _must_wait(
         self, session: Session, assignment: Assignment, plan: sources.Plan, now: datetime
     ) -> bool:
+        """Return whether patches are still being made, or the broker doesn't know the rights yet.
+
+        What counts is when we *saw* that all is there: a row may bear a time from long before
+        its transaction was committed, and the broker may have looked in between.
+        """
         if plan.pending and now - assignment.created_at < PATCH_WAIT:
             return True
-        made = [patch.finished_at for patch in plan.ready if patch.finished_at is not None]
-        complete_at = max([assignment.created_at, *made])
+        key = (assignment.device_id, assignment.counter)
+        complete_at = self._complete.setdefault(key, now)
         if now - complete_at >= GRANT_WAIT:
             return False
         applied = policy_applied_at(session, now)
@@ -156,6 +163,7 @@ class Publisher:
         now = utcnow()
         with self._server.db.write() as session:
             for one in ready:
+                self._complete.pop((one.device, one.counter), None)
                 assignment = session.get_one(Assignment, (one.device, one.counter))
                 assignment.published_at = assignment.published_at or now
                 assignment.trust_generation = one.generation

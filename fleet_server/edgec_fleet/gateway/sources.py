@@ -37,7 +37,6 @@ class Plan:
 
     sources: tuple[Source, ...]
     pending: tuple[Patch, ...]
-    ready: tuple[Patch, ...]
 
     @property
     def digests(self) -> frozenset[str]:
@@ -50,7 +49,6 @@ def plan(session: Session, device: Device, assignment: Assignment, *, ask: bool 
     """Return the sources of `assignment`; with `ask`, missing patches are queued to be made."""
     sources: list[Source] = []
     pending: list[Patch] = []
-    ready: list[Patch] = []
     formats = _formats(device)
     for target in assignment.targets:
         found = session.execute(
@@ -71,10 +69,9 @@ def plan(session: Session, device: Device, assignment: Assignment, *, ask: bool 
             if base is not None and base != file.sha256 and file.bytes >= WORTH_A_PATCH_BYTES:
                 patches = _patches(session, assignment.tenant, base, file.sha256, formats, ask)
             pending += [patch for patch in patches if patch.state in ("queued", "making")]
-            ready += [patch for patch in patches if patch.state == "ready"]
             sources.append(_file(file, model, patches))
         sources += _acceptance(session, assignment.tenant, model)
-    return Plan(tuple(sources), tuple(pending), tuple(ready))
+    return Plan(tuple(sources), tuple(pending))
 
 
 def _formats(device: Device) -> tuple[str, ...]:

@@ -281,8 +281,8 @@ def _check_errors(rollout: Rollout, now: datetime) -> Iterator[Step]:
             and failed / counts.total > gates.error_threshold
         ):
             why = (
-                f"group {group.name} exceeded its error threshold: {failed} of {counts.total} devices "
-                f"failed, allowed {_share(gates.error_threshold, counts.total)}: "
+                f"group {group.name} exceeded its error threshold: {failed} of {counts.total} "
+                f"devices failed, allowed {_share(gates.error_threshold, counts.total)}: "
                 f"{_name(counts.failures)}"
             )
             yield from _stop(index, group, why, counts)

@@ -1,0 +1,502 @@
+"""The gateway as a process beside a real broker: devices, blocks, patches, kills."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mqtt_clients import Client, Identity, PartProcess, enrol, free_port, wait_for
+from sqlalchemy import select
+
+from edgec_bundle.archive import open_bundle
+from edgec_bundle.delta import apply_patch
+from edgec_bundle.digest import sha256_hex
+from edgec_bundle.messages import (
+    AgentInfo,
+    Deployed,
+    Desired,
+    Event,
+    Hello,
+    ModelState,
+    Reply,
+    Request,
+    Source,
+    State,
+    bitmap_of,
+    parse_topic,
+    rfc3339,
+)
+from edgec_bundle.store import DEFAULT_BLOCK_BYTES, BytesReader
+from edgec_bundle.trust.device import verify_offer
+from edgec_bundle.trust.state import TrustState
+from edgec_fleet import audit
+from edgec_fleet.broker import choice
+from edgec_fleet.db.schema import Assignment, DeviceEvent, DeviceUpdate, utcnow
+from edgec_fleet.errors import SettingsError
+from edgec_fleet.gateway import blocks
+from edgec_fleet.gateway.link import Broker as BrokerUrl
+from edgec_fleet.registry import publish, trust_state
+from edgec_fleet.rollout import control, engine
+from edgec_fleet.server import Server
+from edgec_fleet.settings import Address, Settings
+
+OPERATOR = audit.Actor("olga")
+SEED = bytes(range(256)) * 1200  # 300 kB: three blocks
+
+
+@dataclass
+class Fleet:
+    """Broker and gateway as processes; the engine ticks when the test says so."""
+
+    server: Server
+    folder: Path
+    bundles: Any
+    parts: dict[str, PartProcess] = field(default_factory=dict)
+    _models: int = 0
+
+    @property
+    def port(self) -> int:
+        return self.server.settings.mqtt.port
+
+    def start(self, name: str) -> None:
+        log = self.folder / f"{name}-{time.monotonic_ns()}.log"
+        self.parts[name] = PartProcess(f"edgec_fleet.{name}", self.server.settings, log)
+
+    def new_model(self) -> str:
+        self._models += 1
+        return f"model-{self._models}"
+
+    def publish(self, model: str, version: str, number: int, content: bytes) -> bytes:
+        """Publish a release for rpi4; return the bytes of its model file."""
+        path = self.bundles.make(version, number, "rpi4", model, content)
+        taken = publish.take(self.server, [path])
+        with self.server.db.write() as session:
+            publish.publish(self.server, session, "default", taken, None, OPERATOR)
+        return open_bundle(path).read("model")
+
+    def device(self, name: str) -> "Device":
+        return Device(self, enrol(self.server, self.folder / "ids", name))
+
+    def roll_out(self, model: str, version: str, *devices: str) -> str:
+        with self.server.db.write() as session:
+            order = {
+                "model": model,
+                "version": version,
+                "groups": [{"name": "all", "devices": list(devices)}],
+            }
+            rollout = control.create(session, "default", order, OPERATOR)
+        engine.tick_all(self.server.db)
+        return rollout.id
+
+
+class Device:
+    """A device that speaks the wire with a plain MQTT client."""
+
+    def __init__(self, fleet: Fleet, identity: Identity) -> None:
+        self.fleet, self.identity = fleet, identity
+        self.client = Client(fleet.port, identity)
+        self.client.connected().subscribe(identity.topics.down_filter)
+
+    @property
+    def name(self) -> str:
+        return self.identity.device
+
+    def say(self, message: Any) -> None:
+        topic = self.identity.topics.up(message.KIND)
+        self.client.publish(topic, message.to_bytes(), retain=message.KIND == "state")
+
+    def hello(self, *formats: str) -> None:
+        agent = AgentInfo(version="0.1.0", python="3.11", arch="aarch64", os="linux")
+        self.say(
+            Hello(
+                at=rfc3339(utcnow()),
+                boot_id="b1",
+                agent=agent,
+                profiles=("rpi4",),
+                delta_formats=formats,
+            )
+        )
+
+    def desired(self, model: str) -> Desired:
+        """Wait for a `desired` that has sources for this model."""
+        while True:
+            topic, payload, _ = self.client.next(20)
+            if topic == self.identity.topics.down("desired"):
+                found = Desired.from_bytes(payload)
+                if any(source.model == model for source in found.sources):
+                    return found
+
+    def ask(self, digest: str, *wanted: int, block_bytes: int = DEFAULT_BLOCK_BYTES) -> str:
+        request = Request(
+            at=rfc3339(utcnow()),
+            digest=digest,
+            first=wanted[0],
+            bitmap=bitmap_of(wanted, wanted[0]),
+            block_bytes=block_bytes,
+        )
+        self.say(request)
+        return request.id
+
+    def fetch(self, digest: str, size: int) -> bytes:
+        """Fetch a blob in blocks, asking again for what did not come."""
+        self.client.subscribe(self.identity.topics.blob_filter(digest), qos=0)
+        count = -(-size // DEFAULT_BLOCK_BYTES)
+        found: dict[int, bytes] = {}
+
+        def complete() -> bool:
+            missing = [block for block in range(count) if block not in found]
+            if missing:
+                self.ask(digest, *missing)
+            try:
+                while len(found) < count:
+                    topic, payload, _ = self.client.next(1)
+                    parsed = parse_topic(topic)
+                    if getattr(parsed, "sha256", None) == digest:
+                        found[parsed.block] = payload  # type: ignore[union-attr]
+            except Exception:
+                return False
+            return True
+
+        wait_for(complete, f"blob {digest}")
+        data = b"".join(found[block] for block in range(count))
+        assert sha256_hex(data) == digest
+        return data
+
+    def refusal(self) -> Reply:
+        while True:
+            topic, payload, _ = self.client.next(10)
+            if topic == self.identity.topics.down("reply"):
+                return Reply.from_bytes(payload)
+
+    def close(self) -> None:
+        self.client.close()
+
+
+def source(desired: Desired, role: str) -> Source:
+    return next(one for one in desired.sources if one.role == role)
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fleet]:
+    template: Settings = request.getfixturevalue("sqlite_template").settings
+    folder = tmp_path_factory.mktemp("gateway")
+    shutil.copytree(template.dir, folder / "fleet")
+    settings = replace(
+        template,
+        dir=folder / "fleet",
+        mqtt=Address("127.0.0.1", free_port()),
+        broker="mosquitto" if choice.find_mosquitto() else "amqtt",
+    )
+    from conftest import Bundles  # type: ignore[import-not-found]
+
+    (folder / "bundles").mkdir()
+    with closing(Server.open(settings)) as server:
+        made = Fleet(server, folder, Bundles(folder / "bundles"))
+        try:
+            made.start("broker")
+            made.start("gateway")
+            yield made
+        finally:
+            for part in reversed(made.parts.values()):
+                part.stop()
+
+
+def test_device_receives_a_signed_assignment_and_fetches_every_blob_that_it_names(
+    fleet: Fleet,
+) -> None:
+    model = fleet.new_model()
+    content = fleet.publish(model, "1.0.0", 1, SEED)
+    device = fleet.device("walker")
+    device.hello()
+    rollout = fleet.roll_out(model, "1.0.0", "walker")
+
+    desired = device.desired(model)
+    metadata = device.fetch(desired.metadata.sha256, desired.metadata.bytes)
+    with fleet.server.db.read() as session:
+        root = trust_state.first_root(session, "default")
+    offer, _ = verify_offer(
+        TrustState.initial(root),
+        director=desired.director,
+        metadata_set=metadata,
+        tenant="default",
+        device="walker",
+        now=utcnow(),
+    )
+    file = source(desired, "model")
+
+    assert [target.model for target in offer.targets] == [model]
+    assert desired.rollouts == {model: rollout}
+    manifest = source(desired, "manifest")
+    assert device.fetch(manifest.sha256, manifest.bytes)
+    assert manifest.sha256 == offer.targets[0].sha256
+    assert file.bytes > 2 * DEFAULT_BLOCK_BYTES
+    assert device.fetch(file.sha256, file.bytes) == content
+    with fleet.server.db.read() as session:
+        newest = session.get_one(Assignment, ("walker", offer.counter))
+    assert newest.published_at is not None
+    device.close()
+
+
+def test_wanted_blocks_are_published_once_for_all_who_asked(fleet: Fleet) -> None:
+    model = fleet.new_model()
+    fleet.publish(model, "1.0.0", 1, SEED)
+    devices = [fleet.device(f"twin-{i}") for i in range(3)]
+    for device in devices:
+        device.hello()
+    fleet.roll_out(model, "1.0.0", *(device.name for device in devices))
+    digests = {source(device.desired(model), "model").sha256 for device in devices}
+    (digest,) = digests
+    for device in devices:
+        device.client.subscribe(device.identity.topics.blob_filter(digest), qos=0)
+
+    for device in devices:
+        device.client.client.publish(
+            device.identity.topics.up("request"),
+            Request(
+                at=rfc3339(utcnow()),
+                digest=digest,
+                first=0,
+                bitmap=bitmap_of((0, 1, 2), 0),
+                block_bytes=DEFAULT_BLOCK_BYTES,
+            ).to_bytes(),
+            1,
+        )
+
+    for device in devices:
+        wanted = {device.identity.topics.blob(digest, block) for block in range(3)}
+        topics: list[str] = []
+
+        def complete(device: Device = device, topics: list[str] = topics) -> bool:
+            topics += [topic for topic, _, _ in _drain(device.client) if "/blob/" in topic]
+            return len(set(topics)) == 3
+
+        wait_for(complete, "three blocks")
+        assert set(topics) == wanted
+        # Wants that fall into one window are merged; on a slow machine there may be a second.
+        assert len(topics) <= 6
+        device.close()
+
+
+def _drain(client: Client) -> list[tuple[str, bytes, bool]]:
+    found = []
+    while not client.received.empty():
+        found.append(client.received.get_nowait())
+    return found
+
+
+def test_blob_that_is_not_assigned_to_the_device_is_refused(fleet: Fleet) -> None:
+    model = fleet.new_model()
+    fleet.publish(model, "1.0.0", 1, SEED)
+    owner, other = fleet.device("owner"), fleet.device("other-one")
+    owner.hello()
+    other.hello()
+    fleet.roll_out(model, "1.0.0", "owner")
+    digest = source(owner.desired(model), "model").sha256
+    other.client.subscribe(other.identity.topics.blob_filter(digest), qos=0)
+
+    asked = other.ask(digest, 0)
+    refused = other.refusal()
+
+    assert (refused.re, refused.ok) == (asked, False)
+    assert refused.error is not None
+    assert refused.error.code == "not_assigned"
+    other.ask("ab" * 32, 0)
+    assert other.refusal().error == refused.error  # an unknown blob looks the same
+    owner.ask(digest, 0, block_bytes=4096)
+    wrong_size = owner.refusal().error
+    assert wrong_size is not None
+    assert wrong_size.code == "block_size"
+    owner.ask(digest, 999)
+    past_end = owner.refusal().error
+    assert past_end is not None
+    assert past_end.code == "no_such_block"
+    owner.close()
+    other.close()
+
+
+def test_update_comes_as_a_patch_from_the_digest_that_the_device_reports(fleet: Fleet) -> None:
+    model = fleet.new_model()
+    old = fleet.publish(model, "1.0.0", 1, _noise(1) + SEED)
+    new = fleet.publish(model, "1.1.0", 2, _noise(1) + SEED + b"!")
+    device = fleet.device("patched")
+    device.hello("bsdiff4")
+    deployed = Deployed(
+        manifest="ab" * 32, version="1.0.0", release=1, files={"model": sha256_hex(old)}
+    )
+    device.say(
+        State(
+            at=rfc3339(utcnow()),
+            boot_id="b1",
+            online=True,
+            models={model: ModelState(active=deployed, phase="committed")},
+        )
+    )
+    _until_online(fleet, "patched", model)
+    fleet.roll_out(model, "1.1.0", "patched")
+
+    file = source(device.desired(model), "model")
+
+    (patch,) = file.patches
+    assert (patch.base, patch.format) == (sha256_hex(old), "bsdiff4")
+    assert patch.bytes < len(new) / 10
+    made = bytearray()
+
+    class Out:
+        def append(self, data: bytes) -> None:
+            made.extend(data)
+
+    apply_patch(
+        BytesReader(device.fetch(patch.sha256, patch.bytes)),
+        BytesReader(old),
+        Out(),
+        new_sha256=file.sha256,
+        new_bytes=file.bytes,
+    )
+    assert bytes(made) == new
+    device.close()
+
+
+def _noise(seed: int) -> bytes:
+    """200 kB that do not compress."""
+    return b"".join(bytes.fromhex(sha256_hex(f"{seed}/{i}".encode())) for i in range(6400))
+
+
+def _until_online(fleet: Fleet, name: str, model: str) -> None:
+    from edgec_fleet.db.schema import Device as Row
+
+    def known() -> bool:
+        with fleet.server.db.read() as session:
+            row = session.get_one(Row, name)
+            return row.online and model in row.models and row.hello is not None
+
+    wait_for(known, f"{name} to be known")
+
+
+def test_nothing_that_devices_say_is_lost_while_the_gateway_is_killed(fleet: Fleet) -> None:
+    model = fleet.new_model()
+    fleet.publish(model, "1.0.0", 1, SEED)
+    device = fleet.device("patient")
+    device.hello()
+    rollout = fleet.roll_out(model, "1.0.0", "patient")
+    desired = device.desired(model)
+
+    fleet.parts["gateway"].kill()
+    for seq, phase in enumerate(("fetching", "verifying", "committed")):
+        device.say(
+            Event(
+                at=rfc3339(utcnow()),
+                boot_id="b1",
+                seq=seq,
+                model=model,
+                manifest=source(desired, "manifest").sha256,
+                assignment=1,
+                rollout=rollout,
+                phase=phase,
+                previous_phase="idle",
+            )
+        )
+    fleet.start("gateway")
+
+    def heard() -> bool:
+        with fleet.server.db.read() as session:
+            phases = session.scalars(
+                select(DeviceEvent.phase)
+                .where(DeviceEvent.device_id == "patient", DeviceEvent.kind == "event")
+                .order_by(DeviceEvent.id)
+            ).all()
+            state = session.scalars(
+                select(DeviceUpdate.state).where(DeviceUpdate.rollout_id == rollout)
+            ).one()
+        return (phases, state) == (["fetching", "verifying", "committed"], "committed")
+
+    wait_for(heard, "the events to arrive")
+    device.close()
+
+
+def test_desired_is_sent_again_at_hello_and_when_trust_metadata_was_renewed(fleet: Fleet) -> None:
+    model, other = fleet.new_model(), fleet.new_model()
+    fleet.publish(model, "1.0.0", 1, SEED)
+    device = fleet.device("renewed")
+    device.hello()
+    fleet.roll_out(model, "1.0.0", "renewed")
+    first = device.desired(model)
+
+    device.hello()
+    again = device.desired(model)
+    fleet.publish(other, "1.0.0", 1, SEED)
+    fresh = device.desired(model)
+
+    assert again.director == first.director
+    assert again.metadata == first.metadata
+    assert fresh.director == first.director
+    assert fresh.metadata != first.metadata
+    device.close()
+
+
+def test_garbage_and_forged_messages_leave_the_gateway_at_work(fleet: Fleet) -> None:
+    device = fleet.device("vandal")
+    topics = device.identity.topics
+
+    for payload in (b"", b"{}", b"\xff" * 100, b'{"v":1}', b"[" * 5000):
+        for kind in ("hello", "state", "event", "telemetry", "request"):
+            device.client.publish(topics.up(kind), payload)
+    device.client.publish(f"{topics.up('hello')}/more", b"x")
+    device.hello()
+
+    def known() -> bool:
+        from edgec_fleet.db.schema import Device as Row
+
+        with fleet.server.db.read() as session:
+            return session.get_one(Row, "vandal").hello is not None
+
+    wait_for(known, "the one good message")
+    device.close()
+
+
+# -- without a broker ---------------------------------------------------------------------------
+
+
+def test_wants_of_one_window_are_merged_and_sorted() -> None:
+    wants = blocks.Wants()
+    wants.add(blocks.Want("t", "aa", (3, 1)))
+    wants.add(blocks.Want("t", "bb", (0,)))
+    wants.add(blocks.Want("t", "aa", (1, 2)))
+
+    assert wants.take(1) == [blocks.Want("t", "aa", (1, 2, 3)), blocks.Want("t", "bb", (0,))]
+    assert wants.take(0.01) == []
+
+
+def test_one_request_is_bounded() -> None:
+    request = Request(
+        at=rfc3339(utcnow()),
+        digest="ab" * 32,
+        first=0,
+        bitmap=b"\xff" * 12 * 1024,
+        block_bytes=DEFAULT_BLOCK_BYTES,
+    )
+
+    found = blocks.check(request, 10 * 2**40)
+
+    assert found == tuple(range(blocks.MAXIMUM_BLOCKS))
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://broker", "mqtts://host:8883"),
+        ("mqtt://far.example", "must speak TLS"),
+        ("mqtts://", "mqtts://host:8883"),
+        ("mqtts://h:notaport", "mqtts://host:8883"),
+    ],
+)
+def test_broker_urls_are_checked(url: str, said: str) -> None:
+    import ssl
+
+    with pytest.raises(SettingsError, match=said):
+        BrokerUrl.parse(url, ssl.create_default_context())
