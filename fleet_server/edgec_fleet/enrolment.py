@@ -117,29 +117,7 @@ def enrol(server: Server, session: Session, wish: Wish) -> Enrolled:
     """
     token = _usable_token(session, wish.secret)
     key = pki.read_csr(wish.csr)
-    fingerprint = pki.spki_sha256(key)
-    used = session.scalar(
-        select(EnrolmentUse).where(
-            EnrolmentUse.token_id == token.id, EnrolmentUse.spki_sha256 == fingerprint
-        )
-    )
-    if used is not None:
-        device = session.get_one(Device, used.device_id)
-        if device.revoked_at is not None:
-            raise ForbiddenError("this device was revoked")
-    else:
-        if token.uses >= token.max_uses:
-            raise ForbiddenError("the enrolment token was used before; make a new one")
-        device = _new_device(session, token, wish)
-        token.uses += 1
-        session.add(
-            EnrolmentUse(
-                token_id=token.id,
-                device_id=device.id,
-                tenant=token.tenant,
-                spki_sha256=fingerprint,
-            )
-        )
+    device = _device_of(session, token, wish, pki.spki_sha256(key))
     issued = server.authority.issue_device(
         key,
         tenant=device.tenant,
@@ -240,6 +218,33 @@ def _usable_token(session: Session, secret: str) -> EnrolmentToken:
     if token is None or token.revoked_at is not None or token.expires_at <= utcnow():
         raise ForbiddenError("the enrolment token is unknown, expired or revoked")
     return token
+
+
+def _device_of(session: Session, token: EnrolmentToken, wish: Wish, fingerprint: str) -> Device:
+    """Return the device that this key enrolled with this token before, or a new one."""
+    device_id = session.scalar(
+        select(EnrolmentUse.device_id).where(
+            EnrolmentUse.token_id == token.id, EnrolmentUse.spki_sha256 == fingerprint
+        )
+    )
+    if device_id is not None:
+        device = session.get_one(Device, device_id)
+        if device.revoked_at is not None:
+            raise ForbiddenError("this device was revoked")
+        return device
+    if token.uses >= token.max_uses:
+        raise ForbiddenError("the enrolment token was used before; make a new one")
+    device = _new_device(session, token, wish)
+    token.uses += 1
+    session.add(
+        EnrolmentUse(
+            token_id=token.id,
+            device_id=device.id,
+            tenant=token.tenant,
+            spki_sha256=fingerprint,
+        )
+    )
+    return device
 
 
 def _new_device(session: Session, token: EnrolmentToken, wish: Wish) -> Device:
