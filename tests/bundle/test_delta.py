@@ -135,7 +135,7 @@ def test_a_patch_is_made_only_when_it_is_clearly_smaller() -> None:
     patch = make_patch(OLD, NEW)
 
     assert patch is not None
-    assert patch.format == "bsdiff4"
+    assert patch.format in FORMATS
     assert len(patch.data) < 500
     assert make_patch(OLD, CHANCE.randbytes(20_000)) is None
     assert make_patch(OLD, b"") is None
@@ -151,8 +151,9 @@ def test_formats_that_are_not_known_are_passed_over() -> None:
 
 
 def test_files_too_large_for_the_memory_allowed_are_not_compared() -> None:
-    assert make_patch(OLD, NEW, max_bytes=len(OLD) + len(NEW)) is not None
-    assert make_patch(OLD, NEW, max_bytes=len(OLD) + len(NEW) - 1) is None
+    whole = ("bsdiff4", "zstd")
+    assert make_patch(OLD, NEW, whole, max_bytes=len(OLD) + len(NEW)) is not None
+    assert make_patch(OLD, NEW, whole, max_bytes=len(OLD) + len(NEW) - 1) is None
     with pytest.raises(PatchLimitError):
         make_patch_as("bsdiff4", OLD, NEW, max_bytes=1000)
 
@@ -162,7 +163,7 @@ def test_files_that_would_take_bsdiff_minutes_are_not_compared(pattern: bytes) -
     old = OLD + pattern * (2_000_000 // len(pattern))
     new = NEW + pattern * (2_000_000 // len(pattern)) + b"!"
 
-    assert make_patch(old, new) is None
+    assert make_patch(old, new, formats=("bsdiff4",)) is None
 
 
 def test_a_patch_is_never_much_larger_than_bsdiffs_own() -> None:
@@ -364,7 +365,7 @@ def test_plain_files_are_diffed_and_patched(tmp_path: Path, form: str) -> None:
 
     assert (tmp_path / "made").read_bytes() == NEW
     assert digest == sha256_hex(NEW)
-    assert diff.format == "bsdiff4"
+    assert diff.format == form or (form == "auto" and diff.format in FORMATS)
     assert (diff.old_bytes, diff.new_bytes) == (len(OLD), len(NEW))
     assert diff.patch_bytes == (tmp_path / "patch").stat().st_size < 500
 
@@ -376,10 +377,9 @@ def test_auto_always_makes_a_patch_even_of_files_too_large_to_compare(tmp_path: 
         diff_paths(old, new, tmp_path / "patch", "bsdiff4", max_bytes=1000)
     assert not (tmp_path / "patch").exists()
 
-    diff = diff_paths(old, new, tmp_path / "patch", max_bytes=1000)
+    diff_paths(old, new, tmp_path / "patch", max_bytes=1000)
     patch_path(old, tmp_path / "patch", tmp_path / "made")
     assert (tmp_path / "made").read_bytes() == NEW
-    assert diff.patch_bytes > 10_000
 
 
 def test_a_failed_patch_leaves_what_was_there(tmp_path: Path) -> None:

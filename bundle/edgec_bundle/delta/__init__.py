@@ -13,6 +13,7 @@ from edgec_bundle.delta.patch import (
     MAX_DIFF_BYTES,
     Patch,
     apply_patch,
+    device_formats,
     make_patch,
     make_patch_as,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "Patch",
     "PatchHeader",
     "apply_patch",
+    "device_formats",
     "diff_paths",
     "make_patch",
     "make_patch_as",

@@ -8,7 +8,7 @@ MAGIC = b"EDGD"
 MAX_HEADER_BYTES = len(MAGIC) + 3 * 10 + 2 * 32
 MAX_VARINT = 2**63 - 1
 
-CODES = {"bsdiff4": 1, "tensor": 2, "bundle": 3}  # never reused
+CODES = {"bsdiff4": 1, "tensor": 2, "bundle": 3, "zstd": 4, "tensor-planes": 5}  # never reused
 _NAMES = {code: name for name, code in CODES.items()}
 
 

@@ -8,6 +8,9 @@ import zstandard
 from edgec_bundle.delta._streams import CheckedAppender, Collector, Window
 from edgec_bundle.delta.bsdiff import BSDIFF4
 from edgec_bundle.delta.header import MAX_HEADER_BYTES, PatchHeader, read_header
+from edgec_bundle.delta.tensor import PLANES_ONLY, TENSOR
+from edgec_bundle.delta.tensor.engine import is_compiled
+from edgec_bundle.delta.zstd import ZSTD
 from edgec_bundle.digest import sha256_hex
 from edgec_bundle.errors import (
     BaseMismatchError,
@@ -19,11 +22,14 @@ from edgec_bundle.store import Appender, BlobReader, BytesReader, sha256_of
 
 MAX_DIFF_BYTES = 64 << 20  # of old and new file together, for the encoders that need memory
 
-_FORMATS = {one.name: one for one in (BSDIFF4,)}
+SMALL_BYTES = 32 << 20  # of both; above that, a good tensor patch is not weighed against others
+
+_FORMATS = {one.name: one for one in (BSDIFF4, TENSOR, PLANES_ONLY, ZSTD)}
 FORMATS = tuple(_FORMATS)
 
 _CLEARLY_SMALLER = 0.9  # of the compressed full file; below that a patch isn't worth its risks
 _FULL_LEVEL = 9
+_ABLE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +53,42 @@ def make_patch(
     was applied once, so it is known to work. May take minutes and much memory: not for a thread
     that has other duties.
     """
-    made = [_encode(name, old, new, max_bytes) for name in formats if name in _FORMATS]
-    patches = sorted((patch for patch in made if patch is not None), key=lambda p: len(p.data))
-    full = len(zstandard.ZstdCompressor(level=_FULL_LEVEL).compress(new))
-    if not patches or len(patches[0].data) > _CLEARLY_SMALLER * full:
-        return None
-    return patches[0]
+    worth = _CLEARLY_SMALLER * len(zstandard.ZstdCompressor(level=_FULL_LEVEL).compress(new))
+    patches = make_patches(old, new, formats, max_bytes, worth)
+    smallest = min(patches, key=lambda patch: len(patch.data), default=None)
+    return smallest if smallest is not None and len(smallest.data) <= worth else None
+
+
+def make_patches(
+    old: bytes, new: bytes, formats: Sequence[str], max_bytes: int, worth: float
+) -> list[Patch]:
+    """Return patches in those of `formats` that may give the smallest one.
+
+    Above `SMALL_BYTES` the formats that look at whole files are spared, if there is a tensor
+    patch of at most `worth` bytes.
+    """
+    wanted = [name for name in formats if name in _FORMATS]
+    if TENSOR.name in wanted:  # it can all that planes can
+        wanted = [name for name in wanted if name != PLANES_ONLY.name]
+    wanted.sort(key=lambda name: name not in (TENSOR.name, PLANES_ONLY.name))
+    made: list[Patch] = []
+    for name in wanted:
+        is_large = len(old) + len(new) > SMALL_BYTES
+        if is_large and any(len(patch.data) <= worth for patch in made):
+            break
+        patch = _encode(name, old, new, max_bytes)
+        made += [] if patch is None else [patch]
+    return made
+
+
+def device_formats(memory_bytes: int | None) -> tuple[str, ...]:
+    """Return the formats that a device of so much memory should say it applies.
+
+    All need less than 32 MiB but for ``tensor`` in numpy, which needs up to 64 MiB and time:
+    without `edgec-accel` it is left to machines of 1 GiB and more. The others are always there.
+    """
+    is_able = is_compiled() or (memory_bytes is not None and memory_bytes >= _ABLE_BYTES)
+    return tuple(name for name in FORMATS if is_able or name != TENSOR.name)
 
 
 def make_patch_as(name: str, old: bytes, new: bytes, max_bytes: int = MAX_DIFF_BYTES) -> Patch:

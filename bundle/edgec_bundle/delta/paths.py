@@ -21,6 +21,7 @@ from edgec_bundle.delta.patch import (
     apply_patch,
     finished,
     make_patch_as,
+    make_patches,
 )
 from edgec_bundle.errors import DeltaError, PatchLimitError
 from edgec_bundle.manifest import MAX_FILE_BYTES
@@ -116,13 +117,9 @@ def patch_path(
 
 
 def _smallest(max_bytes: int, old: bytes, new: bytes) -> Patch:
-    made = [finished(FORMATS[0], old, new, encode_whole(new))]
-    for name in FORMATS:
-        try:
-            made.append(make_patch_as(name, old, new, max_bytes))
-        except PatchLimitError:
-            continue
-    return min(made, key=lambda patch: len(patch.data))
+    whole = finished(FORMATS[0], old, new, encode_whole(new))
+    made = make_patches(old, new, FORMATS, max_bytes, len(whole.data))
+    return min([whole, *made], key=lambda patch: len(patch.data))
 
 
 def _as(name: str, max_bytes: int, old: bytes, new: bytes) -> Patch:

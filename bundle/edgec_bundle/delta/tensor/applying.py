@@ -169,7 +169,9 @@ class Applier:
         """Return the next records; more than one only if numpy decodes, and they may mix."""
         batch: list[tuple[Head, Record]] = []
         at, made = self.position, self.made
-        while made < self._new_bytes and len(batch) < (1 if engine.is_compiled() else _BATCH_RECORDS):
+        while made < self._new_bytes and len(batch) < (
+            1 if engine.is_compiled() else _BATCH_RECORDS
+        ):
             head = self._head(at, limit)
             if head is None:
                 break

@@ -132,7 +132,7 @@ class _Assembly:
             part.reference = self._reference(part.delta)
             contexts.append(mask_contexts(part.reference, part.delta))
         joined = np.concatenate(contexts)
-        codes = yield number, Lot(MASK, *(_NONE,) * 8, joined)  # type: ignore[arg-type]
+        codes = yield number, _mask_lot(joined)
         ends = np.cumsum([len(one) for one in contexts])[:-1]
         for part, own in zip(parts, np.split(codes, ends), strict=True):
             if ((own < ALIVE) | (own > OTHER_ZERO)).any():
@@ -304,7 +304,9 @@ def _joined(
         below += len(part.weights)
     return Lot(
         deltas[0].dtype,
-        *(np.concatenate([piece[which] for piece in pieces]) for which in range(3)),
+        np.concatenate([base for base, _, _ in pieces]),
+        np.concatenate([reference for _, reference, _ in pieces]),
+        np.concatenate([fixed for _, _, fixed in pieces]),
         np.concatenate(rows),
         np.concatenate(coefficients),
         *_starts(deltas, counts),
@@ -321,6 +323,11 @@ def _starts(deltas: Sequence[Delta], counts: Sequence[int]) -> tuple[Ints, Ints,
     ]
     columns = np.array(rows, np.int64).reshape(-1, 3).T
     return columns[0], columns[1], columns[2]
+
+
+def _mask_lot(contexts: Ints) -> Lot:
+    no_rows = np.empty(0, np.int16)
+    return Lot(MASK, _NONE, _NONE, _NONE, no_rows, _NONE, _NONE, _NONE, _NONE, contexts)
 
 
 def _plain_lot(dtype: str, count: int, activity: int) -> Lot:

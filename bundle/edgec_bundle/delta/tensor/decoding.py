@@ -61,7 +61,7 @@ class _Symbols:
         states = self._states[:, :active]
         slots = states & 0xFFFF
         cumulative = self._cumulative[contexts]
-        symbols = (cumulative <= slots[..., None]).sum(-1)
+        symbols: Ints = (cumulative <= slots[..., None]).sum(-1, dtype=np.int64)
         cells = contexts * tables.SYMBOLS + symbols
         frequency = self._frequencies.reshape(-1)[cells]
         below = self._cumulative.reshape(-1)[cells] - frequency
@@ -112,7 +112,7 @@ class _Bits:
         """Return the next number of one lot."""
         at = self._next[row]
         self._next[row] += width
-        return int(self._read(at, np.int64(width)))
+        return int(self._read(at, np.array(width, np.int64)))
 
     def _read(self, at: Ints, widths: Ints) -> Ints:
         windows = self._windows[np.minimum(at >> 3, self._last)].astype(np.uint64)
@@ -188,13 +188,13 @@ class _Decoder:
 
     def _int_step(self, at: Ints) -> Ints:
         base = self._base[at]
-        predicted = base + self._correction(at)
+        predicted = self._corrected(base, at)
         half = 1 << (numbers.FRACTION_BITS - 1)
         whole = (predicted + half) >> numbers.FRACTION_BITS
         fraction = predicted - (whole << numbers.FRACTION_BITS)
         level, shift = self._expected(at, numbers.FRACTION_BITS)
         folded = self._read(level * tables.BUCKETS + lanes.bucket_of(fraction), shift)
-        errors = np.where(fraction < 0, -folded, folded)
+        errors: Ints = np.where(fraction < 0, -folded, folded)
         codes = numbers.wrapped(whole + errors, numbers.bits_of(self._dtype))
         size = np.abs(folded) << (numbers.FRACTION_BITS + lanes.ACTIVITY_BITS)
         self._remember((codes << numbers.FRACTION_BITS) - base, size)
@@ -203,25 +203,23 @@ class _Decoder:
     def _float_step(self, at: Ints) -> Ints:
         base, dtype = self._base[at], self._dtype
         exponents = self._exponents[:, : at.shape[1]]
-        fixed = base + self._correction(at)
-        is_exact = fixed == self._reference_fixed[at]
-        predicted = np.where(
-            is_exact, self._reference[at], numbers.rounded(fixed, dtype, exponents)
-        )
+        fixed = self._corrected(base, at)
+        nearest = numbers.rounded(fixed, dtype, exponents)
+        predicted = np.where(fixed == self._reference_fixed[at], self._reference[at], nearest)
         scale = numbers.ulp_exponents(predicted, dtype) + exponents
         level, shift = self._expected(at, scale)
-        errors = self._read(level * tables.BUCKETS, shift)
+        errors: Ints = self._read(level * tables.BUCKETS, shift)
         codes = numbers.wrapped(predicted + errors, numbers.bits_of(dtype))
         actual = numbers.fixed_of(codes, dtype, exponents)
         self._remember(actual - base, np.abs(actual - fixed) << lanes.ACTIVITY_BITS)
         return codes
 
-    def _correction(self, at: Ints) -> Ints | int:
+    def _corrected(self, base: Ints, at: Ints) -> Ints:
         if not self._has_taps:
-            return 0
+            return base
         weights = self._coefficients[self._rows[at]]
         corrections: Ints = (weights * self._errors[:, : at.shape[1]]).sum(-1) >> 6
-        return corrections
+        return base + corrections
 
     def _expected(self, at: Ints, scale: int | Ints) -> tuple[Ints, Ints]:
         active = at.shape[1]
@@ -232,14 +230,16 @@ class _Decoder:
         """Return the next numbers: symbol, low bits, and what escapes append."""
         symbols = self._symbols.read(contexts)
         high = symbols - tables.CENTRE
-        low: Ints | int = self._bits.read(shift) if shift.any() else 0
+        low = self._bits.read(shift) if shift.any() else shift
         escaped = np.abs(high) >= tables.LIMIT
         if escaped.any():
             for row, lane in np.argwhere(escaped):
-                length = min(self._bits.read_one(row, lanes.LENGTH_BITS), lanes.MAX_ESCAPE_BITS)
+                most = lanes.MAX_ESCAPE_BITS - int(shift[row, lane])
+                length = min(self._bits.read_one(row, lanes.LENGTH_BITS), most)
                 more = self._bits.read_one(row, length)
                 high[row, lane] += more if high[row, lane] > 0 else -more
-        return (high << shift) - (1 << shift >> 1) + low
+        found: Ints = (high << shift) - (np.left_shift(1, shift) >> 1) + low
+        return found
 
     def _remember(self, errors: Ints, size: Ints) -> None:
         active = errors.shape[1]

@@ -1,4 +1,4 @@
-"""Making the body of a tensor patch, record by record, in memory that doesn't grow with the file."""
+"""Making the body of a tensor patch, record by record, in memory that doesn't grow with it."""
 
 import zlib
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ from edgec_bundle.delta.tensor.record import (
 
 _MOST_SEGMENTS = 2048
 _LEVEL = 9
-_BYTES_PER_LANE = 300
+_BYTES_PER_LANE = 400
 _SMALL_LOT = 256  # elements: up to here the planes are tried as well
 
 
@@ -184,6 +184,7 @@ class _Encoder:
         self._allowed = allowed
         self._fitted: list[fit.Fitted] = []
         self._bits: dict[int, float] = {}
+        self._strangers: set[int] = set()  # lots of floats that nothing predicts: lanes lose there
 
     def payload(self) -> bytes:
         """Return the record's bytes."""
@@ -289,6 +290,7 @@ class _Encoder:
         deltas = [one for one in segments if isinstance(one, Delta)]
         keys = sorted({key for one in deltas for key in _keys(one)})
         lots = {key: number for number, key in enumerate(keys, 1)}
+        self._strangers = {lots[key] for key in keys if key[2] and numbers.is_float(key[1])}
         found: list[Segment] = []
         fitted = iter(self._fitted)
         for one in segments:
@@ -340,8 +342,7 @@ class _Encoder:
 
     def _coded(self, number: int, lot: Lot, codes: Ints) -> bytes:
         found = []
-        has_nothing = number > 0 and self._bits.get(number, 0.0) < 0
-        if coders.RANS in self._allowed and lot.count and not has_nothing:
+        if coders.RANS in self._allowed and lot.count and number not in self._strangers:
             guess = self._bits.get(number, 6.0 * lot.count) / 8
             lane_count = _lane_count(guess, lot.count)
             found += coders.encode_rans([lot], [codes], lane_count)
@@ -350,15 +351,13 @@ class _Encoder:
         return min(found, key=len)
 
 
-def _keys(one: Delta) -> tuple[tuple[int, str], ...]:
+def _keys(one: Delta) -> tuple[tuple[int, str, bool], ...]:
     """Return what tells the lots of a record apart, in the order they are coded in."""
     wave = {record.PRODUCT: 2, record.QUOTIENT: 2}.get(one.reference, 1)
     if one.scaling == record.BY_SCALES:
         wave = 3
-    if one.reference == NOTHING:
-        wave = 4
-    own = (wave, one.dtype)
-    return ((0, one.dtype), own) if one.mask else (own,)
+    own = (wave, one.dtype, one.reference == NOTHING)
+    return ((0, one.dtype, False), own) if one.mask else (own,)
 
 
 def _lane_count(size: float, count: int) -> int:

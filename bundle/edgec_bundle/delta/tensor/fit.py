@@ -144,7 +144,9 @@ def _exponent(dtype: str, old: Ints, new: Ints) -> int:
 
 
 def is_zero(codes: Ints, dtype: str) -> npt.NDArray[np.bool_]:
-    return (codes == 0) | (codes == -1) if numbers.is_float(dtype) else codes == 0
+    """Return which of `codes` are zero, of either sign."""
+    zero: npt.NDArray[np.bool_] = (codes == 0) | ((codes == -1) & numbers.is_float(dtype))
+    return zero
 
 
 def _masked(delta: Delta, old: Ints, new: Ints) -> Delta:
@@ -172,31 +174,25 @@ def _scaled(
 ) -> tuple[Delta, Ints]:
     """Return `delta` with the scaling that costs least, and its ratios."""
     x, y = before.astype(np.float64) * alive, after.astype(np.float64) * alive
-    best, best_cost = (delta, np.empty(0, np.int64)), _cost(y - x, delta.dtype)
+    best, best_gain = (delta, np.empty(0, np.int64)), 0.0
     if scale_ratios is not None:
         by_scales = replace(delta, scaling=record.BY_SCALES)
         base = assembly.scaled(before, by_scales, scale_ratios)
-        cost = _cost(y - base, delta.dtype)
-        if cost < best_cost:
-            best, best_cost = (by_scales, np.empty(0, np.int64)), cost
+        gain = _cost(y - x, delta.dtype) - _cost(y - base, delta.dtype)
+        if gain > best_gain:
+            best, best_gain = (by_scales, best[1]), gain
     for channels, inner, phase in _axes(shape, delta.count):
-        one = replace(
-            delta, scaling=record.BY_CHANNEL, channels=channels, inner=inner, phase=phase
-        )
-        ratios, kept = _ratios(one, x, y)
-        if not kept:
-            continue
-        base = assembly.scaled(before, one, ratios)
-        cost = _cost((y - base) * alive, delta.dtype) + 2 * channels + _RATIO_COST_BITS * kept
-        if cost < best_cost:
-            best, best_cost = (one, ratios), cost
+        one = replace(delta, scaling=record.BY_CHANNEL, channels=channels, inner=inner, phase=phase)
+        ratios, gain = _ratios(one, x, y)
+        if gain > best_gain:
+            best, best_gain = (one, ratios), gain
     return best
 
 
 def _axes(shape: Shape, count: int) -> list[tuple[int, int, int]]:
     """Return (channels, inner, phase) of each axis that may have ratios."""
     found = []
-    if 8 <= shape.row:
+    if shape.row >= 8:
         phase = shape.phase % shape.row
         found.append((-(-(phase + count) // shape.row), shape.row, phase))
     if 1 < shape.last <= count // 8:
@@ -204,12 +200,12 @@ def _axes(shape: Shape, count: int) -> list[tuple[int, int, int]]:
     return [one for one in dict.fromkeys(found) if one[0] <= min(_MAX_CHANNELS, count)]
 
 
-def _ratios(one: Delta, x: Floats, y: Floats) -> tuple[Ints, int]:
-    """Return each channel's ratio as a code, 0 where it isn't worth it, and how many are."""
+def _ratios(one: Delta, x: Floats, y: Floats) -> tuple[Ints, float]:
+    """Return each channel's ratio as a code, 0 where it isn't worth it, and the bits saved."""
     channel = (np.arange(one.count) + one.phase) // one.inner % one.channels
 
     def sums(values: Floats) -> Floats:
-        return np.bincount(channel, values, one.channels)
+        return np.bincount(channel, values, one.channels).astype(np.float64)
 
     xx, xy = sums(x * x), sums(x * y)
     with np.errstate(all="ignore"):
@@ -222,8 +218,9 @@ def _ratios(one: Delta, x: Floats, y: Floats) -> tuple[Ints, int]:
     plain = sums((y - x) ** 2) / np.maximum(counts, 1) + floor
     better = sums((y - x * factors[channel]) ** 2) / np.maximum(counts, 1) + floor
     gain = counts * 0.5 * np.log2(np.maximum(plain, _TINY) / np.maximum(better, _TINY))
-    codes = np.where(gain > _RATIO_COST_BITS, codes, 0)
-    return codes, int(np.count_nonzero(codes))
+    is_worth = (gain > _RATIO_COST_BITS) & (codes != 0)
+    saved = float((gain[is_worth] - _RATIO_COST_BITS).sum()) - 2.0 * one.channels
+    return np.where(is_worth, codes, 0), saved
 
 
 def _cost(errors: Floats, dtype: str) -> float:
@@ -232,9 +229,7 @@ def _cost(errors: Floats, dtype: str) -> float:
     return float(np.log2(np.abs(errors) / unit + 0.3).sum())
 
 
-def _tapped(
-    delta: Delta, shape: Shape, errors: Ints
-) -> tuple[Delta, npt.NDArray[np.int8], Ints]:
+def _tapped(delta: Delta, shape: Shape, errors: Ints) -> tuple[Delta, npt.NDArray[np.int8], Ints]:
     """Return `delta` with the kernel whose elements predict each other best, if any does."""
     best: tuple[Delta, npt.NDArray[np.int8], Ints] = delta, np.empty(0, np.int8), errors
     best_gain = 0.0
@@ -276,13 +271,20 @@ def likeliest(old: Sequence[Ints], new: Ints, dtype: str) -> int | None:
     bits = numbers.bits_of(dtype)
     sample = slice(None, None, len(new) // _SAMPLE + 1)
     wanted = new[sample]
+    told = ~is_zero(wanted, dtype) | (bits <= 8)  # a mask may tell the others
+    if not told.any():
+        told[:] = True
     costs = []
     for one in old:
-        errors = numbers.wrapped(wanted - one[sample], bits)
+        errors = numbers.wrapped(wanted - one[sample], bits)[told]
         costs.append(float(np.log2(1 + np.abs(errors)).mean()))
     if not costs:
         return None
     best = int(np.argmin(costs))
-    # What the values themselves would take: floats by their bits, integers by their own spread.
-    alone = bits - 4.0 if numbers.is_float(dtype) else float(np.log2(1 + np.abs(wanted)).mean())
+    # Floats with another exponent or sign as often as not are strangers; so are integers that
+    # differ more than they are large.
+    if numbers.is_float(dtype):
+        alone = numbers.mantissa_bits(dtype) + 1.5
+    else:
+        alone = float(np.log2(1 + np.abs(wanted[told])).mean())
     return best if costs[best] <= alone + 1e-9 else None

@@ -14,12 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from edgec_bundle.delta.tensor import numbers, tables
-from edgec_bundle.delta.tensor.lot import MASK, TAPS, Lot
+from edgec_bundle.delta.tensor import tables
+from edgec_bundle.delta.tensor.lot import MASK, Lot
 from edgec_bundle.delta.tensor.numbers import FRACTION_BITS, Ints
-from edgec_bundle.delta.tensor.tables import CONTEXTS, SYMBOLS
 
 MAX_LANES = 256
 STATE_BYTES = 5
@@ -29,7 +27,7 @@ ACTIVITY_BITS = 8  # of fraction, on top of the fixed values'
 MAX_ACTIVITY = 1 << 48
 MAX_SHIFT = 31
 LENGTH_BITS = 6  # of an escape's length
-MAX_ESCAPE_BITS = 32
+MAX_ESCAPE_BITS = 32  # of an escape and the low bits together
 TOP_LEVEL = 5
 LOW_LEVEL = TOP_LEVEL + 1 - tables.LEVELS
 
@@ -85,7 +83,7 @@ class Geometry:
         return np.concatenate((steps.reshape(-1), last))
 
 
-def first_activity(code: int | Ints) -> int | Ints:
+def first_activity(code: Ints) -> Ints:
     """Return the activity that a segment starts with, for its code of 0 to 95."""
     return (2 + (code & 1)) << (code >> 1)
 
@@ -104,8 +102,9 @@ def contexts_of(activity: Ints, scale: int | Ints) -> tuple[Ints, Ints]:
         scale: the binary logarithm of one step of the code, in fixed values.
     """
     level = levels_of(activity) - 2 * (scale + ACTIVITY_BITS)
-    shift = np.clip((level - TOP_LEVEL + 1) >> 1, 0, MAX_SHIFT)
-    return np.clip(level - 2 * shift, LOW_LEVEL, TOP_LEVEL) - LOW_LEVEL, shift
+    shift = np.minimum(np.maximum(level - TOP_LEVEL + 1, 0) >> 1, MAX_SHIFT)
+    within = np.minimum(np.maximum(level - 2 * shift, LOW_LEVEL), TOP_LEVEL)
+    return within - LOW_LEVEL, shift
 
 
 def mixed(slow: Ints, fast: Ints) -> Ints:
@@ -115,7 +114,9 @@ def mixed(slow: Ints, fast: Ints) -> Ints:
 
 def bucket_of(fraction: Ints) -> Ints:
     """Return 0 to 2: how far the prediction was from the whole number that it became."""
-    return np.minimum(np.abs(fraction) * tables.BUCKETS >> (FRACTION_BITS - 1), tables.BUCKETS - 1)
+    bucket = np.abs(fraction) * tables.BUCKETS >> (FRACTION_BITS - 1)
+    found: Ints = np.minimum(bucket, tables.BUCKETS - 1)
+    return found
 
 
 class Resets:
@@ -141,23 +142,19 @@ class Resets:
     def at(self, step: int) -> tuple[Ints, Ints, Ints, Ints] | None:
         """Return rows, lanes, activities and exponents of what forgets before `step`."""
         found = self._at.get(step)
-        return None if found is None else tuple(np.array(found, np.int64).T)  # type: ignore[return-value]
-
-
-def padded(data: bytes, dtype: str) -> npt.NDArray[np.int64]:
-    """Return little-endian words of `data` as int64."""
-    return np.frombuffer(data, dtype).astype(np.int64)
+        if found is None:
+            return None
+        rows, lane, activities, exponents = np.array(found, np.int64).T
+        return rows, lane, activities, exponents
 
 
 def states_of(data: bytes) -> Ints:
     """Return the states in `data`."""
     octets = np.frombuffer(data, np.uint8).reshape(-1, STATE_BYTES).astype(np.int64)
-    return (octets << (8 * np.arange(STATE_BYTES))).sum(1)
+    states: Ints = np.sum(octets << (8 * np.arange(STATE_BYTES)), axis=1, dtype=np.int64)
+    return states
 
 
 def bytes_of_states(states: Ints) -> bytes:
     """Return `states` as bytes; the inverse of `states_of`."""
     return (states[:, None] >> (8 * np.arange(STATE_BYTES)) & 255).astype(np.uint8).tobytes()
-
-
-__all__ = ["CONTEXTS", "SYMBOLS", "TAPS", "Coded", "Geometry", "Resets"]

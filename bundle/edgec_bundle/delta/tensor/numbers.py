@@ -102,7 +102,8 @@ def ulp_exponents(codes: Ints, dtype: str) -> Ints:
     """Return e, where neighbours of each float differ by ``2**e``."""
     magnitudes = np.where(codes < 0, ~codes, codes)
     exponents = np.maximum(magnitudes >> _MANTISSA_BITS[dtype], 1)
-    return exponents - (_BIAS[dtype] + _MANTISSA_BITS[dtype])
+    found: Ints = exponents - (_BIAS[dtype] + _MANTISSA_BITS[dtype])
+    return found
 
 
 def float_values(codes: Ints, dtype: str) -> npt.NDArray[np.float32]:

@@ -55,9 +55,11 @@ Step = Copy | Add | Literal | Work
 
 def plan(old: Bytes, new: Bytes) -> list[Step]:
     """Return the steps that make `new` from `old`."""
-    old_tensors, new_all = tensors_of(old), tensors_of(new)
+    old_tensors, new_all = tensors_of(old), list(tensors_of(new))
     new_tensors = [one for one in new_all if one.size >= MIN_TENSOR_BYTES]
     old_kept = [one for one in old_tensors if one.size >= MIN_TENSOR_BYTES]
+    if not new_tensors or not old_kept:  # one of them is no model: compare all bytes
+        new_all = new_tensors = old_kept = []
     sources = candidates(old_kept, new_tensors)
     derivations = _derivations(new, new_all)
     old_scales = {one.name: one for one in old_tensors if one.dtype == "float32"}
@@ -148,7 +150,7 @@ def _derive(
         factors = wanted[:2].astype(np.float64) / heads
         is_near = np.abs(factors[:, 0] / factors[:, 1] - 1) < 1e-5
     sizes = np.array([size for size, _ in singles])
-    for at in np.flatnonzero(is_near):
+    for at in np.flatnonzero(is_near).tolist():
         vector, factor = offsets[at], abs(float(factors[at, 0]))
         if vector == product:
             continue

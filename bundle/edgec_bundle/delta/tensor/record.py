@@ -175,7 +175,7 @@ class Record:
             at += size
         if at != len(payload):
             raise PatchFormatError("expected no further bytes in a record of the patch")
-        record = cls(segments, *pools, tuple(lots))
+        record = cls(segments, pools[0], pools[1], pools[2], tuple(lots))
         record._check()
         return record
 

@@ -132,7 +132,7 @@ def _triples(old: bytes, new: bytes) -> Iterator[tuple[int, int, int]]:
     values = (words & ~sign).astype(np.int64)
     values = np.where(words & sign, -values, values).reshape(-1, 3)
     for copied, added, seek in values.tolist():
-        yield copied, added, seek
+        yield int(copied), int(added), int(seek)
 
 
 def _common(first: bytes, second: bytes) -> int:
@@ -145,7 +145,7 @@ def _difference(
     old: bytes, old_at: int, new: bytes, new_at: int, size: int
 ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     before = np.frombuffer(old, np.uint8, size, old_at)
-    return before != np.frombuffer(new, np.uint8, size, new_at)
+    return np.not_equal(before, np.frombuffer(new, np.uint8, size, new_at))
 
 
 def _split(change: np.ndarray[tuple[int], np.dtype[np.bool_]], old: int) -> Iterator[Plain]:

@@ -24,16 +24,20 @@ _INCREMENT = 32
 _MOST = 4096 * 32
 # Ratio of neighbouring probabilities per level, in 1/65536: (sqrt(1 + m*m) - 1) / m for a mean
 # size m of 2**(level/2 - 6.75).
-_RATIOS = (304, 431, 609, 861, 1217, 1721, 2432, 3435, 4844, 6814)
-_RATIOS += (9536, 13217, 18012, 23892, 30518, 37278, 43539, 48887, 53191, 56514)
+_RATIOS = np.array(
+    [
+        *(304, 431, 609, 861, 1217, 1721, 2432, 3435, 4844, 6814),
+        *(9536, 13217, 18012, 23892, 30518, 37278, 43539, 48887, 53191, 56514),
+    ],
+    np.int64,
+)
 
 
 def _priors() -> Ints:
-    ratios = np.array(_RATIOS, np.int64)
     sizes = np.empty((LEVELS, CENTRE), np.int64)  # how likely each size is, in 2**-32
-    sizes[:, 0] = (65536 - ratios) * (1 << 32) // (65536 + ratios)
+    sizes[:, 0] = (65536 - _RATIOS) * (1 << 32) // (65536 + _RATIOS)
     for size in range(1, CENTRE):
-        sizes[:, size] = sizes[:, size - 1] * ratios >> 16
+        sizes[:, size] = sizes[:, size - 1] * _RATIOS >> 16
     priors = np.zeros((LEVELS, SYMBOLS), np.int64)
     priors[:, CENTRE:] = sizes * _PRIOR >> 32
     priors[:, 1:CENTRE] = priors[:, :CENTRE:-1]
@@ -46,13 +50,13 @@ _PRIORS = _priors()
 def fresh_counts(static: bool) -> Ints:
     """Return [CONTEXTS, SYMBOLS], the counts before anything came."""
     levels = np.full(CONTEXTS, MASK_LEVEL) if static else np.arange(CONTEXTS) // BUCKETS
-    return _PRIORS[levels]
+    return np.take(_PRIORS, levels, axis=0)
 
 
 def frequencies(counts: Ints) -> Ints:
     """Return the frequencies for [.., SYMBOLS] counts: each at least 1, their sum 65536."""
     total = counts.sum(-1, keepdims=True)
-    shares = 1 + counts * ((1 << PROBABILITY_BITS) - SYMBOLS) // total
+    shares: Ints = 1 + counts * ((1 << PROBABILITY_BITS) - SYMBOLS) // total
     shares[..., CENTRE] += (1 << PROBABILITY_BITS) - shares.sum(-1)
     return shares
 
