@@ -53,7 +53,7 @@ class Listener(BaseApplication):  # type: ignore[misc]
             "worker_class": "gthread",
             "threads": THREADS,
             "timeout": 60,
-            "graceful_timeout": 5,
+            "graceful_timeout": 3,
             "keepalive": 15,
             "loglevel": "warning",
             "proc_name": f"edgec-fleet {self.name}",
