@@ -7,6 +7,7 @@ log. A library that crashes takes only this process down.
 
 import json
 import os
+import resource
 import sys
 from dataclasses import asdict
 from typing import IO, Any
@@ -19,15 +20,24 @@ def main() -> int:
     """Compile what stdin asks for; always report how it ended."""
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as events:
         os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+        _leave_memory_to_others()
         options = CompileOptions.from_dict(json.load(sys.stdin))
         try:
             _compile(options, events)
         except CompilerError as error:
             _tell(events, "failed", error=str(error), exit_code=error.exit_code)
         except (OSError, MemoryError) as error:
-            reason = str(error) or "out of memory"
+            reason = str(error) or f"not enough memory for {options.model}"
             _tell(events, "failed", error=reason, exit_code=CompilerError.exit_code)
     return 0
+
+
+def _leave_memory_to_others() -> None:
+    """Let a model that asks for more memory than there is fail, not the machine."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = pages if most == resource.RLIM_INFINITY else min(pages, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
 
 
 def _compile(options: CompileOptions, events: IO[str]) -> None:

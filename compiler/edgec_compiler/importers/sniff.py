@@ -1,7 +1,9 @@
 """Tells what a model file is from its first bytes; what is not taken is refused with a way out."""
 
+import re
 import zipfile
 from pathlib import Path
+from typing import NoReturn
 
 from edgec_compiler.errors import ModelFileError, UsageError
 
@@ -11,6 +13,13 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 _LFS = b"version https://git-lfs"
 _PICKLES = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 _EXPORT_ONNX = "export it to ONNX (for TensorFlow: python -m tf2onnx.convert), or to .tflite"
+_EXPORT_TORCH = (
+    "save it as torch.export.save(torch.export.export(model.eval(), inputs), 'model.pt2'), or name "
+    "a Python file and function: model.py:factory"
+)
+_GRAPH_BYTES = 1 << 16
+_GRAPH_WORDS = (b"Placeholder", b"Const", b"producer")
+_TEXT_GRAPH = re.compile(rb"\s*(node|versions|library)\s*\{")
 
 
 def kind_of(model: str) -> tuple[str, Path, str | None]:
@@ -55,15 +64,25 @@ def _kind_of_bytes(file: Path, head: bytes) -> str:
         raise ModelFileError(f"{file}: a Git LFS pointer, not the model itself: run git lfs pull")
     if head.startswith(_PICKLES):
         raise ModelFileError(pickled_message(file))
-    if head.startswith(b"\x0a") and file.suffix == ".pb":
-        raise ModelFileError(
-            f"{file}: a frozen TensorFlow 1 graph, which is not read: {_EXPORT_ONNX}"
-        )
+    if head.startswith(b"\x0a") or _TEXT_GRAPH.match(head):  # no ONNX file starts like these
+        _refuse_graph(file)
     if not head:
         raise ModelFileError(f"{file}: an empty file")
+    if file.name == "saved_model.pb":
+        raise ModelFileError(f"{file}: part of a SavedModel: name its folder, {file.parent}")
     if b"\x00" not in head and not any(byte < 9 for byte in head):
         raise ModelFileError(f"{file}: a text file, not a model")
     return "onnx"  # protobuf has no magic number; the reader tells
+
+
+def _refuse_graph(file: Path) -> NoReturn:
+    with file.open("rb") as stream:
+        start = stream.read(_GRAPH_BYTES)
+    if file.suffix in (".pb", ".pbtxt") or any(word in start for word in _GRAPH_WORDS):
+        raise ModelFileError(
+            f"{file}: a frozen TensorFlow 1 graph, which is not read: {_EXPORT_ONNX}"
+        )
+    raise ModelFileError(f"{file}: not a model of a known kind")
 
 
 def _kind_of_zip(file: Path) -> str:
@@ -74,6 +93,13 @@ def _kind_of_zip(file: Path) -> str:
         raise ModelFileError(f"{file}: a damaged archive: {error}") from error
     if "metadata.json" in names and "model.weights.h5" in names:
         return "keras"
+    if any("/code/" in name for name in names):
+        raise ModelFileError(f"{file}: a TorchScript archive, which is not read: {_EXPORT_TORCH}")
+    if "serialized_exported_program.json" in names:
+        raise ModelFileError(
+            f"{file}: an exported program of a torch before 2.8: export it again with torch 2.8 or "
+            "newer"
+        )
     if any(name.endswith("data.pkl") for name in names):
         raise ModelFileError(pickled_message(file))
     if any(name.endswith("archive_format") for name in names):
@@ -85,6 +111,5 @@ def pickled_message(file: Path) -> str:
     """Return the refusal of pickled modules, with the way out."""
     return (
         f"{file}: holds a pickled module, which can run any code when it is opened, so it is never "
-        "unpickled. Save it as torch.export.save(torch.export.export(model.eval(), inputs), "
-        "'model.pt2'), or name a Python file and function: model.py:factory"
+        f"unpickled. {_EXPORT_TORCH[0].upper()}{_EXPORT_TORCH[1:]}"
     )

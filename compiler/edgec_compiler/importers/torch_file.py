@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from edgec_compiler.errors import CompilerError, ModelFileError, UsageError
 from edgec_compiler.importers.shapes import Shapes, fixed_shape, refuse_unknown
@@ -38,13 +39,14 @@ def import_program(path: Path, shapes: Shapes) -> SourceModel:
         program = torch.export.load(io.BytesIO(payload))
     except Exception as error:  # torch's loader raises whatever its parts raise
         raise ModelFileError(f"{path}: torch cannot load it: {_brief(error)}") from error
-    names = list(program.graph_signature.user_inputs)
+    _refuse_training(path, program)
+    names = [str(name) for name in program.graph_signature.user_inputs]
     placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
-    refuse_unknown(shapes, [str(name) for name in names])
-    example = [_example(str(name), placeholders[str(name)].meta["val"], shapes) for name in names]
+    refuse_unknown(shapes, names)
+    example = [_example(name, placeholders[name].meta["val"], shapes) for name in names]
     digest = hashlib.sha256(payload).hexdigest()
-    module = program.module(check_guards=False)
-    return describe(module, example, [str(name) for name in names], path.stem, digest, len(payload))
+    module = Flat(program.module(check_guards=False), program.call_spec.in_spec)
+    return describe(module, example, names, path.stem, digest, len(payload))
 
 
 def import_factory(path: Path, factory: str, shapes: Shapes) -> SourceModel:
@@ -78,6 +80,28 @@ def import_factory(path: Path, factory: str, shapes: Shapes) -> SourceModel:
     return describe(module, list(inputs), names, path.stem, digest.hexdigest(), size)
 
 
+class Flat(nn.Module):
+    """A module that takes and gives tensors in order, whatever tuples, lists and dicts it uses."""
+
+    def __init__(self, module: nn.Module, in_spec: Any = None) -> None:
+        super().__init__()
+        self.module = module
+        self._in_spec = in_spec  # torch's own description of (args, kwargs); None: plain arguments
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Return the outputs: one tensor, or a tuple of several."""
+        made = self.tree(*inputs)
+        leaves = tuple(pytree.tree_leaves(made))
+        return leaves[0] if len(leaves) == 1 else leaves
+
+    def tree(self, *inputs: torch.Tensor) -> Any:
+        """Return the outputs as the module itself gives them."""
+        if self._in_spec is None:
+            return self.module(*inputs)
+        args, kwargs = pytree.tree_unflatten(list(inputs), self._in_spec)
+        return self.module(*args, **kwargs)
+
+
 def describe(
     module: nn.Module,
     example: list[torch.Tensor],
@@ -91,16 +115,20 @@ def describe(
     Raises:
         ModelFileError: it fails on the example, or returns something else than tensors.
     """
+    flat = module if isinstance(module, Flat) else Flat(module)
     try:
         with torch.no_grad():
-            made = module(*example)
-            program = torch.export.export(module, tuple(example))
+            made = flat.tree(*example)
+            program = torch.export.export(flat, tuple(example))
     except Exception as error:  # the user's own code runs here
         raise ModelFileError(f"the module fails on its example input: {_brief(error)}") from error
-    results = list(made) if isinstance(made, tuple | list) else [made]
+    results = pytree.tree_leaves(made)
     if not results or not all(isinstance(one, torch.Tensor) for one in results):
-        raise ModelFileError("the module must return a tensor or a tuple of tensors")
-    outputs = ["output"] if len(results) == 1 else [f"output_{i}" for i in range(len(results))]
+        raise ModelFileError(
+            "the module must return tensors: one, or a tuple, list or dict of them; got "
+            f"{', '.join(sorted({type(one).__name__ for one in results})) or 'nothing'}"
+        )
+    outputs = _output_names(made, len(results))
     return SourceModel(
         format="torch",
         name=name,
@@ -112,6 +140,27 @@ def describe(
         module=program.module(check_guards=False),
         payload=None,
     )
+
+
+def _output_names(made: Any, count: int) -> list[str]:
+    """Return a dict's own keys, else output, or output_0, output_1, ..."""
+    if isinstance(made, dict) and all(isinstance(one, torch.Tensor) for one in made.values()):
+        return [str(key) for key in made]
+    return ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
+
+
+def _refuse_training(path: Path, program: torch.export.ExportedProgram) -> None:
+    """Refuse a program that drops at random, or that learns statistics while it runs."""
+    dropping = any(
+        node.op == "call_function"
+        and "dropout" in str(node.target)
+        and (node.args[2:3] == (True,) or node.kwargs.get("train") is True)
+        for node in program.graph.nodes
+    )
+    if dropping or program.graph_signature.buffers_to_mutate:
+        raise ModelFileError(
+            f"{path}: exported in training mode: call model.eval() before torch.export.export"
+        )
 
 
 def _operators(program: torch.export.ExportedProgram) -> tuple[Operator, ...]:
