@@ -5,6 +5,7 @@ agent is tried in a child process first.
 """
 
 import logging
+import sqlite3
 from dataclasses import replace
 
 from edgec_agent.errors import ModelLoadError
@@ -26,17 +27,27 @@ class Boot:
         self._parts = parts
         self._keeper = keeper
 
+    def expect(self) -> dict[str, Deployed]:
+        """Let calls wait for the models that `run` will serve; return these."""
+        models = {name: self._parts.state.slots(name) for name in self._parts.state.models()}
+        coming = {name: slots.active for name, slots in models.items() if slots.active}
+        for model in coming:
+            self._parts.host.expect(model)
+        return coming
+
     def run(self) -> None:
         """Serve what was served before; a model that can't be is replaced by its predecessor."""
-        for model in self._parts.state.models():
-            slots = self._parts.state.slots(model)
-            if slots.active is not None:
-                self._boot(model, slots.active)
+        for model, active in self.expect().items():
+            try:
+                self._boot(model, active)
+            except sqlite3.Error as error:
+                logger.error("%s: state.db: %s", model, error)
+                self._parts.host.remove(model)
 
     def _boot(self, model: str, active: Deployed) -> None:
         parts = self._parts
-        boots = parts.state.count_boot(model)
-        if (reason := self._restarted_too_often(model)) is not None:
+        boots, reason = self._count(model)
+        if reason is not None:
             self._fall_back(model, reason)
             return
         try:
@@ -48,6 +59,14 @@ class Boot:
             return
         parts.host.activate(model, serving)
         logger.info("serving %s %s", model, active.version)
+
+    def _count(self, model: str) -> tuple[int, str | None]:
+        """Count this start; return how often in a row it was, and why a candidate must go."""
+        try:
+            return self._parts.state.count_boot(model), self._restarted_too_often(model)
+        except sqlite3.Error as error:  # a full disk is no reason not to serve
+            logger.error("%s: this start could not be counted: %s", model, error)
+            return 0, None
 
     def _restarted_too_often(self, model: str) -> str | None:
         """Count this start if a candidate was loaded before it; return why it must go, or None."""
@@ -102,6 +121,7 @@ class Boot:
 
     def _note_lost(self, model: str, active: Deployed, reason: str) -> None:
         """Report that `model` is not served at all; the slots stay, the next start tries again."""
+        self._parts.host.remove(model)
         update = self._keeper.past_update(model, active)
         self._parts.state.clear_boots(model)
         self._parts.journal.report(

@@ -192,13 +192,17 @@ class Daemon:
         Raises:
             AgentError: the address can't be used.
         """
-        self._state.begin_boot()
+        self._updater.service.expect()
         server = serve(self._made.parts.host, self._address, status=self._status)
+        try:
+            self._state.begin_boot()
+            self._state.set_cell("address", server.address.encode())
+        except sqlite3.Error as error:  # a full disk is no reason not to serve
+            logger.error("state.db: %s", error)
         try:
             self._updater.boot()
         except (BundleError, sqlite3.Error) as error:
             logger.error("the last state could not be restored in full: %s", error)
-        self._state.set_cell("address", server.address.encode())
         self._threads = [
             threading.Thread(target=target, name=name, daemon=True)
             for target, name in (

@@ -187,6 +187,17 @@ class ModelHost:
         slots = self._each()
         return any(slot.active for _, slot in slots) and not any(s.draining for _, s in slots)
 
+    def expect(self, model: str) -> None:
+        """Let calls of `model` wait (up to the host's `wait_s`) for its first `activate`.
+
+        For a start with several models: until the last of them is loaded, or removed, the host
+        is not ready, and no call is refused as unknown.
+        """
+        with self._lock:
+            slot = self._slots.setdefault(model, _Slot())
+        with slot.changed:
+            slot.draining = slot.active is None
+
     def drain(self, model: str, wait_s: float = 30.0) -> bool:
         """Take `model` out of service and free it *before* its successor is loaded.
 

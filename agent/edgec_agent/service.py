@@ -32,6 +32,10 @@ class Service:
         self._keeper = SlotKeeper(parts)
         self._trials: dict[str, Trial] = {}
 
+    def expect(self) -> None:
+        """Let calls wait for what `boot` will serve, instead of refusing them as unknown."""
+        Boot(self._parts, self._keeper).expect()
+
     def boot(self) -> None:
         """Serve what was served before; see `Boot`."""
         Boot(self._parts, self._keeper).run()

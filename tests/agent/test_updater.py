@@ -1,10 +1,13 @@
 """The walk of an update through real parts: signed metadata, models, child processes."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from bench import Bench, MemorySource, load_on
 from fleet_world import BAD, V1, V2, bundle, patch
+
+from edgec_agent.folder import open_state
 
 
 @pytest.fixture
@@ -527,6 +530,49 @@ def test_a_launcher_that_fails_is_a_failure_of_the_try_not_of_the_model(tmp_path
 
     assert device.phase() == "failed"
     assert device.phases().count("failed") == 3
+    device.close()
+
+
+def test_it_serves_even_if_nothing_can_be_written_any_more(tmp_path, fleet):
+    device = Bench(tmp_path, fleet)
+    device.offer(fleet.release(*V1))
+    device.close()
+    state = open_state(tmp_path)
+    for verb in ("INSERT", "UPDATE"):
+        state.rows(
+            f"CREATE TRIGGER full_{verb} BEFORE {verb} ON lines"
+            " BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+        )
+    state.close()
+
+    again = Bench(tmp_path, fleet)
+
+    assert again.serving() == "1.0.0"
+    again.die()
+
+
+def test_while_models_are_loaded_at_a_start_calls_wait_and_none_is_unknown(tmp_path, fleet):
+    first = fleet.release(*V1)
+    other = fleet.release("1.1.0.onnx", "1.0.0", 1, model="digits-two")
+    device = Bench(tmp_path, fleet)
+    device.offer(first, other)
+    device.close()
+    device = Bench(tmp_path, fleet)
+    host = device.host
+    ready = []
+
+    for model in host.models():
+        host.remove(model)
+        host.expect(model)
+    with ThreadPoolExecutor() as pool:
+        calls = [pool.submit(device.serving, model) for model in ("digits", "digits-two")]
+        ready.append(host.is_ready())
+        device.updater.service.boot()
+        versions = [call.result(30) for call in calls]
+        ready.append(host.is_ready())
+
+    assert versions == ["1.0.0", "1.0.0"]
+    assert ready == [False, True]
     device.close()
 
 
