@@ -28,7 +28,7 @@ from edgec_fleet.web import tls_files
 
 POLL_S = 0.2
 SMALL_FLEET = 100  # devices; above that Mosquitto is the broker to have
-CRL_EVERY_S = 86400.0  # it is valid for 30 days
+RENEW_S = 86400.0  # CRL (valid for 30 days) and certificate are looked after daily
 
 _UNPUBLISHED = exists().where(  # the gateway waits until their rights are in force
     Assignment.published_at.is_(None), Assignment.superseded_at.is_(None)
@@ -88,20 +88,23 @@ def _pure(folder: Path) -> Child:
 
 
 def _follow(this: Process, server: Server, broker: Child, current: Policy, folder: Path) -> None:
-    """Apply every change of the policy."""
-    written, took_s = time.monotonic(), 0.0
+    """Apply every change of the policy, and renew the files that grow old."""
+    renewed, took_s = time.monotonic(), 0.0
     while not this.stopping.wait(max(POLL_S, 4 * took_s)):
         if broker.exit_code is not None:
             raise BrokerError(f"the broker ended with exit code {broker.exit_code}")
         started = time.monotonic()
+        grown_old = started - renewed > RENEW_S
         try:
             with server.db.read() as session:
                 wanted = policy.read(session)
-                if wanted.serials != current.serials or time.monotonic() - written > CRL_EVERY_S:
+                if grown_old or wanted.serials != current.serials:
                     pki.write_crl(session, server.authority, folder / CRL)
-                    written = time.monotonic()
                 awaited = session.scalar(select(_UNPUBLISHED))
-            if wanted != current:
+            if grown_old:
+                _write_tls_files(server, folder)
+                renewed = started
+            if grown_old or wanted != current:
                 broker.apply(wanted, wanted.revoked - current.revoked)
             this.detail["policy_at"] = _iso(wanted)
             this.beat(server.db, now=wanted != current or bool(awaited))

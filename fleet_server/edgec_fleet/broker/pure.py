@@ -133,6 +133,7 @@ class PureBroker:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._rules = Rules(Policy())
+        self._tls = _mutual_tls()
         self._loop = asyncio.new_event_loop()
         self._writers: dict[str, set[asyncio.StreamWriter]] = {}
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -147,6 +148,8 @@ class PureBroker:
     def start(self, address: Address, policy: Policy) -> None:
         """Listen. Raises BrokerError."""
         self._rules.policy = policy
+        self._tls.load_cert_chain(self._folder / IDENTITY)
+        self._tls.load_verify_locations(self._folder / CA)
         self._thread.start()
         try:
             self._run(self._start(address))
@@ -154,8 +157,9 @@ class PureBroker:
             raise BrokerError(f"cannot listen at {address}: {error.strerror}") from error
 
     def apply(self, policy: Policy, kick: Iterable[str]) -> None:
-        """Put `policy` in force and end the connections of `kick`."""
+        """Put `policy` in force, read the certificate anew, end the connections of `kick`."""
         self._rules.policy = policy
+        self._tls.load_cert_chain(self._folder / IDENTITY)
         self._run(self._kick(tuple(kick)))
 
     def stop(self, timeout_s: float = 5.0) -> None:
@@ -184,7 +188,7 @@ class PureBroker:
             self._accept,
             address.host,
             address.port,
-            ssl=_tls(self._folder),
+            ssl=self._tls,
             ssl_handshake_timeout=CONNECT_TIMEOUT_S,
         )
 
@@ -273,10 +277,8 @@ def refusal_of(packet: bytes, name: str) -> int | None:
     return None
 
 
-def _tls(folder: Path) -> ssl.SSLContext:
+def _mutual_tls() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(folder / IDENTITY)
-    context.load_verify_locations(folder / CA)
     context.verify_mode = ssl.CERT_REQUIRED
     return context

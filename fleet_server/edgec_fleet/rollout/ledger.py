@@ -23,6 +23,7 @@ from edgec_fleet.db.schema import (
 )
 from edgec_fleet.rollout import decide
 
+SILENT_AFTER = timedelta(minutes=15)  # without a last will: the broker itself was away
 _REASON_LIMIT = 2000
 
 
@@ -56,7 +57,7 @@ def load(session: Session, row: Rollout) -> Loaded:
                 state=update.state,
                 phase=update.phase,
                 reason=update.reason,
-                online=update.online,
+                online=update.online and not _is_silent(update.last_contact_at),
                 attempts=update.attempts,
             )
         )
@@ -210,11 +211,17 @@ def _updates(session: Session, rollout_id: str) -> Any:
             DeviceUpdate.since,
             DeviceUpdate.attempts,
             Device.online,
+            Device.last_contact_at,
         )
         .join(Device, Device.id == DeviceUpdate.device_id)
         .where(DeviceUpdate.rollout_id == rollout_id)
         .order_by(DeviceUpdate.id)
     )
+
+
+def _is_silent(last_contact_at: datetime | None) -> bool:
+    """Whether a device that nobody reported as gone has not been heard for long all the same."""
+    return last_contact_at is not None and utcnow() - last_contact_at > SILENT_AFTER
 
 
 def _told(session: Session, row: Rollout) -> tuple[datetime, ...]:

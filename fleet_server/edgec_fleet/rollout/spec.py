@@ -102,8 +102,9 @@ class Spec:
         }
 
 
-_CAREFUL = Gates()  # every device must commit, no failure is allowed
-_BROAD = Gates(success_threshold=0.95, error_threshold=0.05, minimum_executed=1)
+_RETRIES = 2  # of what went wrong on the way; what the device judged bad is never tried again
+_CAREFUL = Gates(retries=_RETRIES)  # every device must commit, no failure is allowed
+_BROAD = Gates(success_threshold=0.95, error_threshold=0.05, retries=_RETRIES)
 
 PRESETS: Mapping[str, tuple[GroupSpec, ...]] = {
     "canary": (
