@@ -23,7 +23,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || { echo "Creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing the pinned dependencies (about 2.5 GB; two to five minutes the first time)"
 	@$(BIN)/pip install --quiet torch==2.13.0
-	@$(BIN)/pip install --quiet --editable '.[compiler,fleet,postgresql,models,dev]'
+	@$(BIN)/pip install --quiet --editable '.[compiler,keras,vela,fleet,postgresql,models,dev]'
 	@touch $@
 
 demo: install ## compile, sign, ship as a diff, hot-swap, infer, refuse, roll back: about a minute
