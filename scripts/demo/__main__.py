@@ -49,7 +49,7 @@ def serve(story: Story) -> None:
     """Bring the fleet to 1.1.0 under load, say where the console is, and wait."""
     story.set_up()
     story.ship_a_better_release()
-    story.refuse_a_bad_release()
+    story.refuse_a_bad_release(abort=False)  # the page shows it paused, for a person to decide
     login = story.fleet.login
     print(f"\nConsole: {story.fleet.url}   name: {login['name']}   password: {login['password']}")
     agents = ", ".join(f"{d.name} http://127.0.0.1:{d.port}" for d in story.fleet.devices)

@@ -167,7 +167,7 @@ class Story:
             raise DemoError(f"expected a diff, shipped {self.facts.transferred} bytes")
         self._say("digits 1.1.0 committed everywhere, as a diff, hot-swapped")
 
-    def refuse_a_bad_release(self) -> None:
+    def refuse_a_bad_release(self, *, abort: bool = True) -> None:
         """Publish a rightly signed wrong model; the acceptance set refuses it on the canary."""
         self.publish(GUARDED, "1.2.0-bad")
         rollout = self.roll_out(
@@ -177,7 +177,8 @@ class Story:
         )
         paused = self._paused(rollout, "acceptance")
         self._refused("1.2.0-bad, rightly signed, golden samples pass", paused)
-        self._abort(rollout)
+        if abort:
+            self._abort(rollout)
 
     def roll_a_bad_release_back(self) -> None:
         """The same in a line without an acceptance set: caught in probation, rolled back."""
