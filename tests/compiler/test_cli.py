@@ -31,7 +31,7 @@ from edgec_compiler.cli import main
 
 pytestmark = pytest.mark.xdist_group("compiles")
 COMMANDS = (
-    *("targets", "inspect", "compile", "run", "evaluate", "diff", "patch"),
+    *("targets", "inspect", "check", "compile", "run", "evaluate", "diff", "patch"),
     *("sign", "verify", "push"),
 )
 REFERENCE = (ROOT / "docs" / "reference" / "cli-edgec.md").read_text()

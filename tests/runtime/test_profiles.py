@@ -1,10 +1,11 @@
-"""Hardware profiles: six built in, others by path, and malformed ones refused by their key."""
+"""Hardware profiles: built in, others by path, and malformed ones refused by their key."""
 
 from pathlib import Path
 
 import pytest
 
 from edgec_hardware_profiles import (
+    Condition,
     Host,
     MalformedProfileError,
     UnknownProfileError,
@@ -38,9 +39,29 @@ device_bytes = 1000000
 "runtime.min_version" = "measured"
 "memory.device_bytes" = "data sheet"
 
+[rates]
+macs_per_s = 1e9
+
+[mapping]
+on = "npu"
+regions = "one"
+dtypes = ["int8"]
+operators = ["RELU"]
+
+[mapping.reasons]
+operator = "no such thing"
+
 [ops.CONV_2D]
-stride_max = 3
+versions = [1, 3]
+require = [{ fact = "stride_h", max = 3, only_if = { fact = "padding", one_of = ["same"] } }]
+
+[tools.acme]
+program = "acme"
+steps = [["acme", "--in", "{model}"]]
+result = "{stem}.acme"
+format = "acme"
 """
+GOOD = GOOD.replace("[sources]", '[sources]\n"rates.macs_per_s" = "data sheet"')
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -49,15 +70,24 @@ def write(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def test_the_first_six_targets_are_there() -> None:
-    assert {
-        "coral-edgetpu",
-        "generic-arm64",
-        "generic-x86_64",
-        "generic-x86_64-tflite",
-        "jetson-orin-nano",
-        "rpi4",
-    } <= set(names())
+def test_all_targets_of_the_design_are_there() -> None:
+    assert set(names()) == {
+        *("coral-edgetpu", "cortex-m7", "ethos-u55-128", "ethos-u55-256", "ethos-u65-512"),
+        *("ethos-u85-256", "generic-arm64", "generic-x86_64", "generic-x86_64-tflite"),
+        *("hailo-8", "imx8mp", "jetson-nano", "jetson-orin-nano", "qcs6490", "rk3588"),
+        *("rpi-zero2w", "rpi4", "rpi5"),
+    }
+
+
+@pytest.mark.parametrize("name", names())
+def test_an_accelerator_has_a_table_of_operators_with_its_source(name: str) -> None:
+    profile = load(name)
+
+    assert (profile.support is not None) == (profile.accelerator is not None or name == "cortex-m7")
+    if profile.support is not None:
+        assert profile.support.source
+        assert len(profile.support.operators) > 20
+    assert all(tool.source for tool in profile.tools)
 
 
 @pytest.mark.parametrize("name", names())
@@ -94,7 +124,29 @@ def test_a_profile_of_ones_own_is_loaded_by_path(tmp_path: Path) -> None:
 
     assert (profile.name, profile.memory_bytes) == ("my-board", 1_000_000)
     assert profile.runtime.delegate == "cpu"
-    assert profile.tables == {"ops": {"CONV_2D": {"stride_max": 3}}}
+    assert profile.rates == {"macs_per_s": 1e9}
+    support = profile.support
+    assert support is not None
+    assert (support.on, support.regions, support.dtypes) == ("npu", "one", ("int8",))
+    assert support.reasons["operator"] == "no such thing"
+    assert set(support.operators) == {"RELU", "CONV_2D"}
+    convolution = support.operators["CONV_2D"]
+    assert convolution.versions == (1, 3)
+    assert convolution.require == (
+        Condition("stride_h", max=3, only_if=Condition("padding", one_of=("same",))),
+    )
+    (tool,) = profile.tools
+    assert (tool.program, tool.steps) == ("acme", (("acme", "--in", "{model}"),))
+
+
+def test_operators_can_be_those_of_another_profile(tmp_path: Path) -> None:
+    text = GOOD.replace('operators = ["RELU"]', 'ops_of = "ethos-u55-128"')
+
+    profile = load(write(tmp_path, text))
+
+    assert profile.support is not None
+    assert profile.support.operators["CONV_2D"].versions == (1, 3)  # its own goes first
+    assert "SOFTMAX" in profile.support.operators
 
 
 BAD = {
@@ -114,8 +166,8 @@ BAD = {
     "no memory": (GOOD.replace("1000000", "0"), "memory.device_bytes: expected a number above 0"),
     "a bad name": (GOOD.replace("my-board", "My Board"), "name: expected [a-z0-9]"),
     "an unknown runtime": (
-        GOOD.replace('"litert"', '"tvm"'),
-        "runtime.name: expected one of litert",
+        GOOD[: GOOD.index("[tools.acme]")].replace('"litert"', '"tvm"'),
+        "runtime.name: expected one of litert, onnxruntime, tflite-micro, or a vendor's",
     ),
     "a runtime that cannot run it": (
         GOOD.replace('"litert"', '"onnxruntime"'),
@@ -138,6 +190,48 @@ BAD = {
     ),
     "a version of words": (GOOD.replace("2.3.0", "newest"), "runtime.min_version: expected"),
     "a table that is none": (GOOD.replace("[ops.CONV_2D]", "[[ops]]"), "ops: expected a table"),
+    "operators without a place": (
+        GOOD[: GOOD.index("[mapping]")] + GOOD[GOOD.index("[ops.CONV_2D]") :],
+        "mapping: missing; [ops] needs a [mapping]",
+    ),
+    "a place that is none": (GOOD.replace('on = "npu"', 'on = "tpu"'), "mapping.on: expected one"),
+    "a condition that compares nothing": (
+        GOOD.replace("max = 3, ", ""),
+        "ops.CONV_2D.require[0].fact: expected a comparison",
+    ),
+    "a condition with an unknown word": (
+        GOOD.replace("max = 3", "maximum = 3"),
+        "ops.CONV_2D.require[0].maximum: unknown key",
+    ),
+    "versions the wrong way round": (
+        GOOD.replace("[1, 3]", "[3, 1]"),
+        "ops.CONV_2D.versions: expected [first, last]",
+    ),
+    "a reason for nothing": (
+        GOOD.replace("operator = ", "colour = "),
+        "mapping.reasons.colour: expected one of operator, dtype",
+    ),
+    "operators of nobody": (
+        GOOD.replace('operators = ["RELU"]', 'ops_of = "rpi9"'),
+        "mapping.ops_of: expected another built-in profile",
+    ),
+    "a rate without a source": (
+        GOOD.replace('"rates.macs_per_s" = "data sheet"', ""),
+        'sources: "rates.macs_per_s" has a value but no source',
+    ),
+    "a rate of nothing": (GOOD.replace("1e9", "0"), "rates.macs_per_s: expected a number above 0"),
+    "a tool without steps": (
+        GOOD.replace('steps = [["acme", "--in", "{model}"]]', ""),
+        "tools.acme.program: a command needs program, steps, result and format",
+    ),
+    "a tool that asks for the unknown": (
+        GOOD.replace("{model}", "{home}"),
+        "tools.acme.steps: unknown {home}; known: model, out",
+    ),
+    "a result elsewhere": (
+        GOOD.replace("{stem}.acme", "../x.acme"),
+        "tools.acme.result: expected a plain file name",
+    ),
 }
 
 

@@ -179,9 +179,7 @@ def _command(
         raise NotAchievedError(f"{profile.name}: {tool.name} maps nothing: {_told(mapping)}")
     return Fitted(
         made.payload,
-        f"model.{made.format}"
-        if made.format != portable.format
-        else f"model_{profile.name}.tflite",
+        f"model_{profile.name}.{made.format}",
         made.format,
         mapping,
         own_binary=True,
