@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from edgec_bundle.delta.tensor import numbers, record, tables
 from edgec_bundle.delta.tensor.lot import MASK, TAPS, Lot
@@ -160,9 +161,11 @@ class _Assembly:
         base = scaled(fixed, delta, self._ratios(part))
         if delta.mask:
             alive = part.mask == ALIVE
-            return base[alive], reference[alive], fixed[alive]
-        folded = [folded_kernel(one, delta) for one in (base, reference, fixed)]
-        return folded[0], folded[1], folded[2]
+            base, reference, fixed = base[alive], reference[alive], fixed[alive]
+        base = folded_kernel(base, delta)
+        if not numbers.is_float(delta.dtype):
+            return base, base, base  # the other two count for floats only
+        return base, folded_kernel(reference, delta), folded_kernel(fixed, delta)
 
     def _ratios(self, part: _Part) -> Ints:
         delta = part.delta
@@ -213,11 +216,22 @@ def scaled(fixed: Ints, delta: Delta, ratios: Ints) -> Ints:
     if delta.scaling == record.BY_SCALES:
         return fixed * ratios >> RATIO_BITS
     shift = 0 if numbers.is_float(delta.dtype) else _RATIO_UNIT_BITS
-    channel = (np.arange(delta.count) + delta.phase) // delta.inner % delta.channels
     factors = (1 << RATIO_BITS) + (np.clip(ratios, -(1 << 16), 1 << 16) << shift)
     limited = np.clip(factors, 0, 1 << (RATIO_BITS + 1))
-    product: Ints = fixed * limited[channel] >> RATIO_BITS
+    product: Ints = fixed * _spread(limited, delta) >> RATIO_BITS
     return product
+
+
+def _spread(factors: Ints, delta: Delta) -> Ints:
+    """Return the factor of each element."""
+    first = delta.phase // delta.inner
+    needed = (delta.phase + delta.count - 1) // delta.inner + 1 - first
+    whole = np.resize(np.roll(factors, -(first % delta.channels)), needed)
+    if needed == 1:
+        return whole
+    skipped = delta.phase - first * delta.inner
+    ends = np.minimum(np.arange(1, needed + 1) * delta.inner - skipped, delta.count)
+    return np.repeat(whole, np.diff(ends, prepend=0))
 
 
 def scale_ratios(
@@ -245,7 +259,7 @@ def derived(
 
 def folded_kernel(values: Ints, delta: Delta) -> Ints:
     """Return `values` in the order of coding: the kernel's axis last."""
-    if delta.inner_size == 1:
+    if delta.inner_size == 1 or delta.mask:
         return values
     return values.reshape(-1, delta.kernel, delta.inner_size).swapaxes(1, 2).reshape(-1)
 
@@ -295,23 +309,37 @@ def _joined(
     parts: Sequence[_Part], pieces: Sequence[tuple[Ints, Ints, Ints]], counts: Sequence[int]
 ) -> Lot:
     deltas = [part.delta for part in parts]
-    rows, coefficients = [], [np.zeros((1, TAPS), np.int64)]
-    below = 0
-    for part, count in zip(parts, counts, strict=True):
-        row = np.arange(count, dtype=np.int64) % part.delta.kernel
-        rows.append(np.where(row > 0, row + below, 0).astype(np.int16))
-        coefficients.append(part.weights)
-        below += len(part.weights)
+    rows, coefficients = _rows(parts, counts)
     return Lot(
         deltas[0].dtype,
-        np.concatenate([base for base, _, _ in pieces]),
-        np.concatenate([reference for _, reference, _ in pieces]),
-        np.concatenate([fixed for _, _, fixed in pieces]),
-        np.concatenate(rows),
-        np.concatenate(coefficients),
+        _together([base for base, _, _ in pieces]),
+        _together([reference for _, reference, _ in pieces]),
+        _together([fixed for _, _, fixed in pieces]),
+        rows,
+        coefficients,
         *_starts(deltas, counts),
         _NONE,
     )
+
+
+def _rows(parts: Sequence[_Part], counts: Sequence[int]) -> tuple[npt.NDArray[np.int16], Ints]:
+    """Return which row of weights each element has, and the rows."""
+    rows = np.zeros(sum(counts), np.int16)
+    coefficients = [np.zeros((1, TAPS), np.int64)]
+    start = below = 0
+    for part, count in zip(parts, counts, strict=True):
+        if part.delta.kernel > 1:
+            own = np.arange(below, below + part.delta.kernel)
+            own[0] = 0
+            rows[start : start + count] = np.resize(own, count)
+            coefficients.append(part.weights)
+            below += len(part.weights)
+        start += count
+    return rows, np.concatenate(coefficients)
+
+
+def _together(arrays: Sequence[Ints]) -> Ints:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _starts(deltas: Sequence[Delta], counts: Sequence[int]) -> tuple[Ints, Ints, Ints]:

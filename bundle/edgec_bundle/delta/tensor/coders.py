@@ -65,7 +65,7 @@ def decode_planes(lot: Lot, data: bytes) -> Ints:
         _check_end(len(plane) == lot.count)
         folded |= np.frombuffer(plane, np.uint8).astype(np.int64) << shift
     _check_end(at == len(data))
-    errors = np.where(folded & 1, ~(folded >> 1), folded >> 1)
+    errors = folded >> 1 ^ -(folded & 1)
     return numbers.wrapped(_predicted(lot) + errors, bits)
 
 

@@ -31,6 +31,7 @@ from edgec_bundle.delta.tensor.record import (
 _MOST_SEGMENTS = 2048
 _LEVEL = 9
 _BYTES_PER_LANE = 400
+_PLANES_ELEMENTS = 64 << 10  # of a record without lanes: less memory, and quicker
 _SMALL_LOT = 256  # elements: up to here the planes are tried as well
 
 
@@ -87,7 +88,8 @@ def encode(old: Bytes, new: Bytes, allowed: frozenset[int]) -> Iterator[bytes]:
     Takes some 40 MiB beside the two files, which may be mapped, and what lies between their
     tensors. `allowed` are the coders of `coders`.
     """
-    groups = list(_groups(plan(old, new)))
+    most = MAX_ELEMENTS if coders.RANS in allowed else _PLANES_ELEMENTS
+    groups = list(_groups(plan(old, new), most))
     ranges = _kept_ranges(groups)
     yield bytes([VERSION]) + _range_list(ranges)
     kept = Kept(ranges)
@@ -100,18 +102,18 @@ def encode(old: Bytes, new: Bytes, allowed: frozenset[int]) -> Iterator[bytes]:
             kept.add(start, bytes(new[start : min(group.end, start + MAX_MADE_BYTES)]))
 
 
-def _groups(steps: Sequence[Step]) -> Iterator[Group]:
+def _groups(steps: Sequence[Step], most: int) -> Iterator[Group]:
     """Return the steps cut into pieces, and these put together as records."""
     start = at = 0
     parts: list[Part] = []
     made = copied = elements = 0
-    for part in _parts(steps):
+    for part in _parts(steps, most):
         count = part.count if isinstance(part, Piece) else 0
         is_copy = isinstance(part, Copy)
         if parts and (
             made + (0 if is_copy else part.size) > MAX_MADE_BYTES
             or copied + (part.size if is_copy else 0) > MAX_COPY_BYTES
-            or elements + count > MAX_ELEMENTS
+            or elements + count > most
             or len(parts) >= _MOST_SEGMENTS
         ):
             yield Group(start, tuple(parts))
@@ -124,11 +126,11 @@ def _groups(steps: Sequence[Step]) -> Iterator[Group]:
         yield Group(start, tuple(parts))
 
 
-def _parts(steps: Sequence[Step]) -> Iterator[Part]:
+def _parts(steps: Sequence[Step], most: int) -> Iterator[Part]:
     at = 0
     for step in steps:
         if isinstance(step, Work):
-            for first, count in fit.piece_sizes(step.tensor, MAX_ELEMENTS):
+            for first, count in fit.piece_sizes(step.tensor, most):
                 yield Piece(step, first, count, at + bytes_for(step.tensor.dtype, first))
         else:
             yield from skeleton.pieces(step, MAX_COPY_BYTES if isinstance(step, Copy) else 1 << 18)

@@ -114,7 +114,8 @@ def float_values(codes: Ints, dtype: str) -> npt.NDArray[np.float32]:
 def _ranked(words: Ints, dtype: str) -> Ints:
     """Return the codes of signed words, or the signed words of codes: it is its own inverse."""
     magnitude = (1 << (bits_of(dtype) - 1)) - 1
-    return np.where(words < 0, ~(words & magnitude), words)
+    ranked: Ints = words ^ (words >> 63 & magnitude)
+    return ranked
 
 
 def _floats(codes: Ints, dtype: str) -> npt.NDArray[np.float32]:
