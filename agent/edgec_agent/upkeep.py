@@ -1,4 +1,4 @@
-"""Which blobs are kept: those of every slot, and those of every update that is not over."""
+"""Which blobs are kept: those of every slot, of every update that is not over, acceptance sets."""
 
 from edgec_agent.machine import IN_PROGRESS, Phase, Retry
 from edgec_agent.offer import Offer
@@ -30,7 +30,8 @@ def collect(parts: Parts, offer: Offer) -> None:
 
 def needed(parts: Parts, offer: Offer) -> set[str]:
     """Return the digests of all blobs that must stay."""
-    found: set[str] = set()
+    # An acceptance set outlives the release it was fetched for: the next one is judged by it too.
+    found = {one.acceptance.sha256 for one in offer.assigned if one.acceptance is not None}
     for model in parts.state.models():
         slots = parts.state.slots(model)
         for slot in (slots.active, slots.previous):

@@ -58,11 +58,11 @@ def before_after(quantity: Compared) -> Markup:
         (0, "before", quantity.before, quantity.before_samples),
         (24, "after", quantity.after, quantity.after_samples),
     ):
-        width = 0.0 if value is None else 110 * value / top
+        width = 0.0 if value is None else 90 * value / top
         text = "no data yet" if value is None else f"{value:.{quantity.digits}f} {quantity.unit}"
         rows += Markup(
             '<text class="axis" x="0" y="{0}">{1}</text>'
-            '<rect class="fill-{2}" x="52" y="{3}" width="{4:.2f}" height="12" rx="1"/>'
+            '<rect class="fill-{2}" x="56" y="{3}" width="{4:.2f}" height="12" rx="1"/>'
             '<text class="value" x="{5:.2f}" y="{0}">{6} <tspan class="axis">n={7}</tspan></text>'
         ).format(
             y + 12,
@@ -70,7 +70,7 @@ def before_after(quantity: Compared) -> Markup:
             "before" if label == "before" else "busy",
             y + 2,
             width,
-            56 + width,
+            60 + width,
             text,
             samples,
         )
@@ -81,7 +81,7 @@ def before_after(quantity: Compared) -> Markup:
     return Markup(
         '<figure class="multiple"><figcaption>{}</figcaption>'
         '<svg viewBox="0 0 300 44" role="img" aria-label="{}">'
-        '<line class="rule" x1="52" y1="0" x2="52" y2="44"/>{}</svg></figure>'
+        '<line class="rule" x1="56" y1="0" x2="56" y2="44"/>{}</svg></figure>'
     ).format(quantity.title, alternative, rows)
 
 

@@ -50,6 +50,7 @@ for _filter in (
     words.instant,
     words.digest,
     words.sentence,
+    words.fact,
 ):
     console.add_app_template_filter(_filter)
 console.add_app_template_filter(queries.state_of, "reachability")

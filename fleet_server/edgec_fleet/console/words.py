@@ -124,6 +124,22 @@ def digest(sha256: str | None) -> Markup:
     ).format(sha256, sha256[:8])
 
 
+def fact(value: object) -> str:
+    """Return a measured value as a person reads it: numbers to four digits, yes and no."""
+    match value:
+        case None:
+            return NOTHING
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.4g}"
+        case dict():
+            return " ".join(f"{name} {fact(item)}" for name, item in value.items())
+        case list():
+            return ", ".join(map(fact, value)) or NOTHING
+    return str(value)
+
+
 def sentence(text: str | None) -> str:
     """Return `text` with a capital first letter, for prose that the engine wrote."""
     return "" if not text else text[0].upper() + text[1:]
