@@ -20,6 +20,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=8080, help="of the console, with --serve")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     folder = Path(tempfile.mkdtemp(prefix="edgec-demo-"))
     started = time.monotonic()
 

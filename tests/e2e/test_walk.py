@@ -104,7 +104,7 @@ def test_a_revoked_device_is_out_and_serves_on(story: Any) -> None:
     rollout = story.roll_out("digits", "1.1.0", [{"name": "all", "percent": 100}])
     done = story.committed(rollout)
 
-    told = [update["device_id"] for update in done["updates"]]
+    told = [update["device"] for update in done["updates"]]
     assert SECOND not in told
     assert CANARY in told
     assert infer(story.fleet.devices[1].port)["model_version"] == "1.0.0"
