@@ -39,6 +39,8 @@ def page(report: Mapping[str, Any], measured: Mapping[str, Any]) -> str:
         ),
         _timing(measured),
         _operators(report["operators"]),
+        _mapping(report["mapping"]),
+        _table("Estimates of the target's compiler", report["estimates"]),
         _table("Steps from raw input to answer", _steps(report)),
         _table("Made with", report["lineage"]["tools"]),
         _table("Made from (sha256)", report["lineage"]["inputs"]),
@@ -92,6 +94,22 @@ def _timing(measured: Mapping[str, Any]) -> str:
 def _operators(operators: Mapping[str, Any]) -> str:
     total = operators["total"]
     return _table(f"{total} operators in the source", operators["by_type"])
+
+
+def _mapping(mapping: Mapping[str, Any]) -> str:
+    """Return where the model's operators run, and why some do not run on an accelerator."""
+    if not mapping["accelerated"]:
+        return ""
+    how = "as its compiler made it" if mapping["basis"] == "compiled" else "predicted"
+    share = f"{mapping['accelerated']} of {mapping['total']}"
+    told = f"<p>{share} operators of the bundle's model run on the accelerator ({how}).</p>"
+    refused = {
+        f"{verdict['index']} {verdict['op']}": verdict["reason"]
+        for verdict in mapping["ops"]
+        if verdict["reason"] is not None
+    }
+    bar = _bars([("accelerated", mapping["accelerated"], share)], limit=mapping["total"])
+    return "<h2>Mapping</h2>" + told + bar + _table("Operators that stay on the CPU", refused)
 
 
 def _steps(report: Mapping[str, Any]) -> dict[str, str]:

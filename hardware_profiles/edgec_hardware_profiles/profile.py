@@ -20,7 +20,7 @@ MAX_BYTES = 1 << 20
 FORMATS = ("tflite", "onnx")
 # runtime -> the format that it runs; any other runtime is a vendor's, fed by the profile's tool
 RUNTIMES = {"litert": "tflite", "onnxruntime": "onnx", "tflite-micro": "tflite"}
-DELEGATES = ("cpu", "xnnpack", "edgetpu", "cuda", "tensorrt", "ethosu", "vx", "npu")
+DELEGATES = ("cpu", "xnnpack", "edgetpu", "cuda", "tensorrt", "qnn", "ethosu", "vx", "npu")
 ARCHITECTURES = ("any", "x86_64", "aarch64", "armv7l", "armv7em")
 PRECISIONS = ("fp32", "fp16", "int8", "int16x8", "int4")
 LAYOUTS = ("NHWC", "NCHW")

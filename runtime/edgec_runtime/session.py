@@ -75,9 +75,9 @@ def load_session(
         model: the whole ONNX or TFLite file.
         runtime: one of RUNTIMES.
         threads: how many threads one inference may use, at least 1.
-        delegate: what shall execute it ("cpu", "xnnpack", "edgetpu", "cuda", "tensorrt"). An
-            absent accelerator falls back to the CPU with a logged warning; `Session.delegates`
-            tells what came of it.
+        delegate: what shall execute it ("cpu", "xnnpack", "edgetpu", "ethosu", "vx", "cuda",
+            "qnn", "tensorrt"). An absent accelerator falls back to the CPU with a logged warning;
+            `Session.delegates` tells what came of it.
         optimise: False computes exactly what the file says (ONNX Runtime without graph
             optimisation, LiteRT without XNNPACK): slower, and right where an x86 CPU's int8
             kernels saturate.

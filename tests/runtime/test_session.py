@@ -198,6 +198,8 @@ def test_a_closed_session_runs_no_more(runtime: str) -> None:
         ("onnxruntime", "tensorrt"),
         ("onnxruntime", "cuda"),
         ("litert", "edgetpu"),
+        ("litert", "vx"),
+        ("onnxruntime", "qnn"),
         ("litert", "npu"),
     ],
 )

@@ -1,6 +1,7 @@
 """Safe fixes of a TFLite file: each is proven to leave the outputs as they were, or dropped.
 
-1. A quantized_dimension that is none of the tensor's is put right (newer runtimes refuse the file).
+1. Quantisation that the schema forbids is put right, such as a quantized_dimension that is none of
+   the tensor's (newer runtimes refuse the file).
 2. A resize of a single pixel becomes a repetition of it: the operator for that which the target
    takes (TILE, else RESIZE_NEAREST_NEIGHBOR).
 3. Operators that change nothing are taken out: a resize to the same size, a requantisation to the
@@ -18,6 +19,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from edgec_compiler import tflite
 from edgec_compiler.errors import UsageError
+from edgec_compiler.importers.tflite_quantisation import repair
 from edgec_compiler.mapping.opening import read_bytes
 from edgec_compiler.mapping.proof import Proof, prove
 from edgec_compiler.mapping.tflite_graph import read_tflite
@@ -56,13 +58,13 @@ def rewrite(payload: bytes, profile: Profile, origin: str) -> Rewriting:
     done: list[str] = []
     dropped: list[str] = []
     proven = 0
-    for fix in (_quantized_dimensions, _single_pixels(profile), _identities):
+    for fix in (_quantisation, _single_pixels(profile), _identities):
         candidate = tflite.parse(payload, origin)
         told = fix(candidate)
         if not told:
             continue
         changed = tflite.serialise(candidate)
-        proof = _judge(payload, changed, metadata_only=fix is _quantized_dimensions)
+        proof = _judge(payload, changed, metadata_only=fix is _quantisation)
         if proof.equal:
             payload, proven = changed, proof.inputs
             done += told
@@ -79,26 +81,8 @@ def _judge(before: bytes, after: bytes, *, metadata_only: bool) -> Proof:
     return proof
 
 
-def _quantized_dimensions(model: Model) -> list[str]:
-    told = []
-    for graph in model.subgraphs:
-        for tensor in graph.tensors:
-            quantization = tensor.quantization
-            if quantization is None or quantization.scale is None:
-                continue
-            shape = [int(size) for size in ([] if tensor.shape is None else tensor.shape)]
-            wrong, count = quantization.quantizedDimension, len(quantization.scale)
-            if 0 <= wrong < max(len(shape), 1):
-                continue
-            right = [axis for axis, size in enumerate(shape) if size == count]
-            if count > 1 and len(right) != 1:
-                continue
-            quantization.quantizedDimension = right[0] if count > 1 else 0
-            told.append(
-                f"quantized_dimension of '{tflite.tensor_name(tensor)}' was {wrong}, is "
-                f"{quantization.quantizedDimension}: the tensor has {len(shape)} dimensions"
-            )
-    return told
+def _quantisation(model: Model) -> list[str]:
+    return list(repair(model, "the model"))
 
 
 def _single_pixels(profile: Profile) -> Callable[[Model], list[str]]:

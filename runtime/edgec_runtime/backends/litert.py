@@ -13,7 +13,12 @@ from edgec_runtime.session import Array, ModelTensor, check_feeds
 
 logger = logging.getLogger(__name__)
 
-_EDGETPU_LIBRARY = "libedgetpu.so.1"  # looked up by the system's linker, never named by a manifest
+# Looked up by the system's linker, never named by a manifest.
+_LIBRARIES = {
+    "edgetpu": "libedgetpu.so.1",
+    "ethosu": "libethosu_delegate.so",
+    "vx": "libvx_delegate.so",
+}
 
 
 def _interpreter_module() -> Any:
@@ -88,12 +93,13 @@ def _delegates(litert: Any, delegate: str, optimise: bool) -> tuple[list[Any], t
     cpu = ("xnnpack", "cpu") if optimise else ("cpu",)
     if delegate in ("cpu", "xnnpack"):
         return [], cpu
-    if delegate == "edgetpu":
+    library = _LIBRARIES.get(delegate)
+    if library is not None:
         try:
-            ctypes.CDLL(_EDGETPU_LIBRARY)  # first: a Delegate that fails to load can't be freed
-            return [litert.load_delegate(_EDGETPU_LIBRARY)], ("edgetpu", *cpu)
+            ctypes.CDLL(library)  # first: a Delegate that fails to load can't be freed
+            return [litert.load_delegate(library)], (delegate, *cpu)
         except (OSError, ValueError) as error:
-            logger.warning("no Edge TPU here (%s): the model runs on the CPU", _brief(error))
+            logger.warning("no '%s' here (%s): the model runs on the CPU", delegate, _brief(error))
             return [], cpu
     logger.warning("LiteRT has no '%s' here: the model runs on the CPU", delegate)
     return [], cpu

@@ -15,11 +15,14 @@ logger = logging.getLogger(__name__)
 _PROVIDERS = {
     "cpu": ("CPUExecutionProvider",),
     "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "qnn": ("QNNExecutionProvider", "CPUExecutionProvider"),
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
 }
+_OPTIONS = {"QNNExecutionProvider": {"backend_path": "libQnnHtp.so"}}  # the Hexagon NPU
 _DELEGATES = {
     "CPUExecutionProvider": "cpu",
     "CUDAExecutionProvider": "cuda",
+    "QNNExecutionProvider": "qnn",
     "TensorrtExecutionProvider": "tensorrt",
 }
 _DTYPES = {
@@ -57,7 +60,13 @@ class OnnxSession:
         if not optimise:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            session = onnxruntime.InferenceSession(model, options, providers=_available(delegate))
+            providers = _available(delegate)
+            session = onnxruntime.InferenceSession(
+                model,
+                options,
+                providers=providers,
+                provider_options=[_OPTIONS.get(name, {}) for name in providers],
+            )
         except Exception as error:  # the runtime's errors share no other base class
             raise ModelError(f"ONNX Runtime cannot load the model: {_brief(error)}") from error
         self.inputs = tuple(_tensor(argument) for argument in session.get_inputs())
