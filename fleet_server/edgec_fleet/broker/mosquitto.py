@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from edgec_bundle.messages import Desired
+from edgec_bundle.messages import UP_KINDS, Desired
 from edgec_fleet._child import command
 from edgec_fleet.broker.policy import GATEWAY, Policy
 from edgec_fleet.errors import FleetError
@@ -39,6 +39,7 @@ IDENTITY = "server.pem"  # certificate and key in one file
 CONFIG = "mosquitto.conf"
 LARGEST_MESSAGE = Desired.MAX_BYTES + 1024  # and its topic
 QUEUED_MESSAGES = 100_000  # for the gateway: one wildcard subscriber to all devices' retained state
+QUEUED_BYTES = 512 << 20  # of them, so that a talkative device doesn't fill the memory
 ANSWER_S = 10.0
 _RELOADED = "Reloading config."
 _RUNNING = " running"
@@ -68,6 +69,7 @@ persistent_client_expiration 14d
 set_tcp_nodelay true
 max_inflight_messages 200
 max_queued_messages {QUEUED_MESSAGES}
+max_queued_bytes {QUEUED_BYTES}
 max_packet_size {LARGEST_MESSAGE + 1024}
 
 listener {address.port} {address.host}
@@ -91,21 +93,26 @@ def acl(policy: Policy) -> str:
     """Return the ACL file.
 
     A device's own topics follow from its certificate's name, which is unique over all tenants:
-    so one that has just enrolled is heard at once. The blobs it may read are listed. Denials come
+    so one that has just enrolled is heard at once. What it may write is listed by tenant and kind:
+    the broker keeps a retained message for each topic, and a wildcard would let one device fill
+    its memory. The blobs it may read are listed. Denials come
     first in Mosquitto, whatever their place. Patterns are compared with topics, not with
     subscriptions: SUBACK says "granted" to everything, and what counts is checked again with
     every message.
     """
     lines = [
         "pattern read edgec/v1/+/dev/%u/down/+",
-        "pattern write edgec/v1/+/dev/%u/up/+",
+        *(
+            f"pattern write edgec/v1/{tenant}/dev/%u/up/{kind}"
+            for tenant in sorted(policy.tenants)
+            for kind in UP_KINDS
+        ),
         f"user {GATEWAY}",
         "topic readwrite edgec/v1/#",
     ]
     for device in sorted(policy.revoked):
         lines += [f"user {device}", "topic deny #"]
-    for device in sorted(policy.devices):
-        grant = policy.devices[device]
+    for device, grant in sorted(policy.devices.items()):
         lines.append(f"user {device}")
         lines += [
             f"topic read edgec/v1/{grant.tenant}/blob/{digest}/+"

@@ -21,6 +21,7 @@ from edgec_fleet.db.schema import (
     Device,
     Model,
     Patch,
+    Tenant,
     Variant,
     VariantFile,
     utcnow,
@@ -46,12 +47,14 @@ class Policy:
         devices: device id -> the blobs it may read.
         revoked: ids of revoked devices.
         serials: of revoked certificates, lowercase hex.
+        tenants: all that there are; devices publish under these alone.
         read_at: when the database was read; not part of what makes two policies equal.
     """
 
     devices: Mapping[str, Grant] = field(default_factory=dict)
     revoked: frozenset[str] = frozenset()
     serials: frozenset[str] = frozenset()
+    tenants: frozenset[str] = frozenset()
     read_at: datetime | None = field(default=None, compare=False)
 
     def may_read(self, device: str, tenant: str, digest: str) -> bool:
@@ -82,6 +85,7 @@ def read(session: Session) -> Policy:
         devices=devices,
         revoked=frozenset(row.id for row in rows if row.revoked_at is not None),
         serials=frozenset(serials),
+        tenants=frozenset(session.scalars(select(Tenant.id))),
         read_at=now,
     )
 

@@ -29,12 +29,16 @@ class Rules:
         return serial not in self.policy.serials and name not in self.policy.revoked
 
     def may_publish(self, client: str, topic: str) -> bool:
-        """Return whether `client` may publish on `topic`."""
+        """Return whether `client` may publish on `topic`.
+
+        A device's topics are few, whatever it sends: a broker keeps a retained message for each.
+        """
         if client == GATEWAY:
             return topic.startswith(_ROOT)
         match _parsed(topic):
-            case DeviceTopic(device=device, direction="up"):
-                return device == client and client not in self.policy.revoked
+            case DeviceTopic(tenant=tenant, device=device, direction="up"):
+                known = tenant in self.policy.tenants
+                return known and device == client and client not in self.policy.revoked
         return False
 
     def may_receive(self, client: str, topic: str) -> bool:

@@ -53,16 +53,24 @@ def create(session: Session, tenant: str, order: Any, by: audit.Actor) -> Rollou
     row = _add_row(session, tenant, rollout_id, spec, release, by)
     for position, (group, devices) in enumerate(zip(spec.groups, divided, strict=True)):
         _add_group(session, row, position, group, devices)
-    sizes = ", ".join(
-        f"{group.name}: {len(ids)}" for group, ids in zip(spec.groups, divided, strict=True)
+    _record(session, row, spec, [len(devices) for devices in divided], by)
+    return row
+
+
+def _record(
+    session: Session, row: Rollout, spec: Spec, sizes: Sequence[int], by: audit.Actor
+) -> None:
+    """Begin the rollout's log, and leave a line in the audit trail."""
+    groups = ", ".join(
+        f"{group.name}: {size}" for group, size in zip(spec.groups, sizes, strict=True)
     )
-    row.reason = f"created by {by.name} for {sum(map(len, divided))} devices ({sizes})"
+    row.reason = f"created by {by.name} for {sum(sizes)} devices ({groups})"
     log = ledger.Log(session, row, by.id)
     log.add("rollout", None, "running", row.reason, at=row.created_at)
     log.flush()
     audit.record(
         session,
-        tenant,
+        row.tenant,
         by,
         "rollout.create",
         "rollout",
@@ -71,7 +79,6 @@ def create(session: Session, tenant: str, order: Any, by: audit.Actor) -> Rollou
         version=spec.version,
         strategy=spec.strategy,
     )
-    return row
 
 
 def _add_row(

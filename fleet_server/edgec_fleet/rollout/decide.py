@@ -23,13 +23,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from edgec_fleet.rollout.reasons import names, share
+
 OPEN = frozenset({"queued", "assigned", "in_progress"})
 TOLD = frozenset({"assigned", "in_progress"})
 FAILURES = frozenset({"failed", "rejected", "rolled_back"})
 STARTED = frozenset({"running", "succeeded"})
 PATIENT_PHASES = frozenset({"shadow", "probation"})  # no change for hours is what they are for
 
-NAMED_DEVICES = 5  # how many devices a reason names
 RETRY_DELAY_S = 30.0  # before the first retry; doubles with each
 
 
@@ -282,8 +283,8 @@ def _check_errors(rollout: Rollout, now: datetime) -> Iterator[Step]:
         ):
             why = (
                 f"group {group.name} exceeded its error threshold: {failed} of {counts.total} "
-                f"devices failed, allowed {_share(gates.error_threshold, counts.total)}: "
-                f"{_name(counts.failures)}"
+                f"devices failed, allowed {share(gates.error_threshold, counts.total)}: "
+                f"{names(counts.failures)}"
             )
             yield from _stop(index, group, why, counts)
             return
@@ -311,7 +312,7 @@ def _finish_groups(rollout: Rollout, now: datetime) -> Iterator[Step]:
             why = (
                 f"group {group.name} is complete below its success threshold: {counts.committed} "
                 f"of {counts.total} devices committed, at least "
-                f"{_needed(group.gates, counts.total)} needed: {_name(counts.failures)}"
+                f"{_needed(group.gates, counts.total)} needed: {names(counts.failures)}"
             )
             yield from _stop(index, group, why, counts)
         return  # groups run in order: only the first running one is judged
@@ -392,17 +393,3 @@ def _success(group: Group, counts: Tally) -> str:
     soak = f" and soaked for {group.gates.soak_s:g} s" if group.gates.soak_s else ""
     silent = f"; {counts.silent} timed out" if counts.silent else ""
     return f"{counts.committed} of {counts.total} devices committed{soak}{silent}"
-
-
-def _share(threshold: float, total: int) -> str:
-    return f"{math.floor(threshold * total + 1e-9)} ({threshold * 100:g} %)"
-
-
-def _name(failures: tuple[Target, ...]) -> str:
-    named = [
-        f"{target.device} {target.state.replace('_', ' ')}"
-        + (f" ({target.reason})" if target.reason else "")
-        for target in failures[:NAMED_DEVICES]
-    ]
-    more = len(failures) - NAMED_DEVICES
-    return "; ".join(named) + (f"; and {more} more" if more > 0 else "")
