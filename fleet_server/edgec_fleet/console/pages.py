@@ -12,6 +12,7 @@ from edgec_fleet import enrolment
 from edgec_fleet.api import guard
 from edgec_fleet.console import charts, queries, words
 from edgec_fleet.console.charts import Compared, Part
+from edgec_fleet.console.finding import search as search_for
 from edgec_fleet.console.frame import console, shown_to
 from edgec_fleet.db.schema import Actor, Release, Rollout, TrustSet
 from edgec_fleet.errors import UnknownError
@@ -185,7 +186,7 @@ def search() -> ResponseReturnValue:
     """Find devices, releases and rollouts."""
     text = request.args.get("q", "").strip()
     with guard.server().db.read() as session:
-        found = queries.search(session, guard.current_caller().tenant, text) if text else {}
+        found = search_for(session, guard.current_caller().tenant, text) if text else {}
     return render_template("search.html", text=text, found=found)
 
 
