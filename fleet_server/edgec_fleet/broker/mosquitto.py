@@ -5,9 +5,9 @@ count from the next message on, a revoked certificate is refused from the next h
 SIGHUP doesn't do is to end a connection that stands: a second client with the same id does that,
 through a listener on a unix socket that only we can reach and that takes the id as it is told.
 
-The dynamic-security plugin was tried first: it isn't asked about clients that show a certificate
-(there is no password), so a disabled one comes back; and each change of a role disconnects its
-clients.
+The dynamic-security plugin is not used. By its code it isn't asked about clients that show a
+certificate (there is no password), so a disabled one would come back, and each change of a role
+disconnects its clients.
 """
 
 import logging
