@@ -144,6 +144,24 @@ def test_device_neither_reads_nor_writes_topics_of_another(broker: Broker) -> No
         client.close()
 
 
+def test_device_cannot_fill_the_broker_with_retained_messages_on_topics_it_makes_up(
+    broker: Broker,
+) -> None:
+    cam = broker.enrol("cam-1")
+    device = Client(broker.port, cam).connected()
+    gateway = broker.gateway().subscribe(f"edgec/v1/+/dev/{cam.device}/up/#")
+    own = cam.topics.up("state")
+
+    device.publish(f"edgec/v1/made-up/dev/{cam.device}/up/state", b"x", retain=True)
+    device.publish(f"edgec/v1/default/dev/{cam.device}/up/made-up", b"x", retain=True)
+    device.publish(own, b"state", retain=True)
+
+    assert gateway.next()[:2] == (own, b"state")
+    assert silent(gateway)
+    for client in (gateway, device):
+        client.close()
+
+
 def test_retained_messages_of_others_stay_hidden_from_a_session_that_comes_back(
     broker: Broker,
 ) -> None:
@@ -362,7 +380,12 @@ def answers_connect(
 # -- without a broker ----------------------------------------------------------------------------
 
 DIGEST = sha256_hex(b"x")
-POLICY = Policy({"cam": Grant("t", frozenset({DIGEST}))}, frozenset({"gone"}), frozenset({"ab"}))
+POLICY = Policy(
+    {"cam": Grant("t", frozenset({DIGEST}))},
+    frozenset({"gone"}),
+    frozenset({"ab"}),
+    frozenset({"t"}),
+)
 
 
 @pytest.mark.parametrize(
@@ -383,6 +406,22 @@ POLICY = Policy({"cam": Grant("t", frozenset({DIGEST}))}, frozenset({"gone"}), f
 )
 def test_subscriptions(client: str, filter_: str, allowed: bool) -> None:
     assert Rules(POLICY).may_subscribe(client, filter_) is allowed
+
+
+@pytest.mark.parametrize(
+    ("client", "topic", "allowed"),
+    [
+        ("cam", "edgec/v1/t/dev/cam/up/state", True),
+        ("new", "edgec/v1/t/dev/new/up/hello", True),  # enrolled a moment ago
+        ("cam", "edgec/v1/made-up/dev/cam/up/state", False),
+        ("cam", "edgec/v1/t/dev/cam/up/made-up", False),
+        ("cam", "edgec/v1/t/dev/new/up/state", False),
+        ("cam", "edgec/v1/t/dev/cam/down/desired", False),
+        ("gone", "edgec/v1/t/dev/gone/up/state", False),
+    ],
+)
+def test_publications(client: str, topic: str, allowed: bool) -> None:
+    assert Rules(POLICY).may_publish(client, topic) is allowed
 
 
 def test_a_blob_block_reaches_only_who_was_granted_its_digest() -> None:
