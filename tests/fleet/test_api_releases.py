@@ -336,7 +336,15 @@ class TestRollouts:
             assert session.query(Rollout).count() == 0
 
     @ON_SQLITE
-    @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"null", b'"x"', b"\xff"])
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"", b"{", b"[1]", b"null", b'"x"', b"\xff",
+            b"[" * 100_000, b'{"a":' * 5_000, b"1" * 5_000, b"NaN",
+            b'{"model":"digits","version":"1.0.0","strategy":["canary"]}',
+        ],
+        ids=lambda body: repr(body[:20]),
+    )  # fmt: skip
     def test_what_is_no_object_is_refused(self, operators, operator, ready, body):
         answer = operators.post(
             "/v1/rollouts", data=body, headers=operator, content_type="application/json"

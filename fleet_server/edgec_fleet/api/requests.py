@@ -8,7 +8,9 @@ from typing import IO, Any, cast
 
 from flask import Request, current_app
 from werkzeug.datastructures import FileStorage
+from werkzeug.exceptions import BadRequest
 
+from edgec_bundle import strict_json
 from edgec_bundle.archive import SUFFIX
 from edgec_bundle.errors import BundleError
 from edgec_fleet.errors import RefusedError, TooLargeError
@@ -16,10 +18,23 @@ from edgec_fleet.errors import RefusedError, TooLargeError
 MAXIMUM_BODY_BYTES = 1 << 20  # of everything but uploads
 MAXIMUM_DOCUMENT_BYTES = 5_000_000  # of a targets.json or acceptance.json
 _MEMORY_BYTES = 256 << 10
+_MAXIMUM_DEPTH = 32  # objects and arrays inside each other
 
 
 class BoundedRequest(Request):
     """A request whose body is refused beyond a limit and whose files never fill memory."""
+
+    def get_data(  # type: ignore[override]  # werkzeug says str or bytes by overloads
+        self, cache: bool = True, as_text: bool = False, parse_form_data: bool = False
+    ) -> bytes | str:
+        """Return the body. Raises BadRequest for JSON that Python's own reader stumbles over."""
+        data = super().get_data(cache, False, parse_form_data)
+        if self.is_json and data:
+            try:
+                strict_json.loads(data, max_bytes=MAXIMUM_BODY_BYTES, max_depth=_MAXIMUM_DEPTH)
+            except ValueError as error:
+                raise BadRequest(str(error)) from error
+        return data.decode(errors="replace") if as_text else data
 
     def _get_file_stream(
         self,

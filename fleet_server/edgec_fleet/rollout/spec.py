@@ -79,7 +79,7 @@ class Spec:
         if unknown := sorted(map(str, raw.keys() - {each.name for each in fields(cls)})):
             raise RefusedError(f"a rollout has no field {', '.join(unknown)}")
         strategy = raw.get("strategy", "canary")
-        if strategy not in PRESETS:
+        if not isinstance(strategy, str) or strategy not in PRESETS:
             raise RefusedError(f"expected a strategy of {', '.join(PRESETS)}, got {strategy!r}")
         given = raw.get("groups")
         groups = PRESETS[strategy] if given is None else _groups(given)
