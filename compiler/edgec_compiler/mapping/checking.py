@@ -9,6 +9,8 @@ from edgec_compiler.mapping.regions import first_region
 from edgec_compiler.mapping.rules import Refusal, judge
 from edgec_hardware_profiles import Profile, Support
 
+_REGISTERED = ("TFLite_Detection_PostProcess",)  # custom operators that LiteRT itself brings
+
 
 @dataclass(frozen=True, slots=True)
 class OperatorVerdict:
@@ -83,8 +85,27 @@ def check(graph: ModelGraph, profile: Profile) -> Mapping:
 
 
 def _on_cpu(graph: ModelGraph) -> list[OperatorVerdict]:
-    """Return the verdicts of a target without an accelerator."""
-    return [OperatorVerdict(o.index, o.op, graph.output_name(o), "cpu") for o in graph.operators]
+    """Return the verdicts of a target without an accelerator; custom operators need a kernel."""
+    verdicts = []
+    for operator in graph.operators:
+        reason, fix = (None, None)
+        if operator.facts.get("custom") is True and operator.op not in _REGISTERED:
+            reason, fix = _custom(operator.op)
+        name = graph.output_name(operator)
+        verdicts.append(OperatorVerdict(operator.index, operator.op, name, "cpu", reason, fix))
+    return verdicts
+
+
+def _custom(op: str) -> tuple[str, str]:
+    if op.startswith("Flex"):
+        return (
+            f"{op} needs TensorFlow itself, which no device has",
+            "convert the model again without Select TF operators",
+        )
+    return (
+        f"{op} is a custom operator: LiteRT has no kernel for it",
+        "give the model without it, or the file that its accelerator's compiler was given",
+    )
 
 
 def _first_refused_above(graph: ModelGraph, refusals: Sequence[Refusal | None]) -> list[int | None]:

@@ -45,6 +45,7 @@ class _Reader:
     def __init__(self, file: Flatbuffer) -> None:
         self._file = file
         self._operator_names, self._type_names = _names()
+        self._builtins = frozenset(self._operator_names.values()) - {"CUSTOM"}
         root = file.root()
         self._codes = [self._code(table) for table in file.tables(root, 1)]
         self._graphs = file.tables(root, 2)
@@ -118,6 +119,7 @@ class _Reader:
         given = tuple(tensors[i] if i >= 0 else None for i in slots)
         made = tuple(tensors[i] for i in outputs)
         facts = facts_of(name, version, given, made, options, values)
+        facts["custom"] = name not in self._builtins
         return Operator(index, name, version, inputs, outputs, facts)
 
     def _options(self, op: str, table: int | None) -> dict[str, Fact]:

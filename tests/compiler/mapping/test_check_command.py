@@ -126,3 +126,19 @@ def test_what_cannot_be_checked_exits_2_with_a_way_out(
 
     assert code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_cpu_without_a_kernel_for_a_custom_operator_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = Network()
+    out = network.op("FlexErf", [network.input([1, 4])], network.tensor("out", [1, 4]))
+    path = tmp_path / "flex.tflite"
+    path.write_bytes(network.bytes(out))
+
+    main(["check", str(path), "--target", "rpi4", "--json"])
+
+    (op,) = json.loads(capsys.readouterr().out)["ops"]
+    assert (op["op"], op["on"]) == ("FlexErf", "cpu")
+    assert "needs TensorFlow itself" in op["reason"]
+    assert "without Select TF operators" in op["fix"]
