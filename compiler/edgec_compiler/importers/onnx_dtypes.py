@@ -19,6 +19,13 @@ _TYPES: dict[int, Any] = {
     onnx.TensorProto.UINT64: np.uint64,
     onnx.TensorProto.BOOL: np.bool_,
 }
+# Integers of fewer than 8 bits, which nobody computes in: the type whose values hold theirs.
+NARROW: dict[int, Any] = {
+    onnx.TensorProto.INT4: np.int8,
+    onnx.TensorProto.UINT4: np.uint8,
+    onnx.TensorProto.INT2: np.int8,
+    onnx.TensorProto.UINT2: np.uint8,
+}
 
 
 def numpy_dtype(element_type: int) -> np.dtype[Any] | None:

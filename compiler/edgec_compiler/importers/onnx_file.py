@@ -11,7 +11,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import numpy_helper
 
 from edgec_compiler.errors import ModelFileError, UnsupportedOperatorError
-from edgec_compiler.importers.onnx_dtypes import numpy_dtype, type_name
+from edgec_compiler.importers.onnx_dtypes import NARROW, numpy_dtype, type_name
+from edgec_compiler.importers.onnx_external import MAX_BYTES, TOO_LARGE, external_files
 from edgec_compiler.importers.shapes import Shapes, fixed_shape, refuse_unknown
 from edgec_compiler.source import Operator
 from edgec_runtime.session import ModelTensor
@@ -27,6 +28,8 @@ def read_onnx(path: Path) -> tuple[onnx.ModelProto, str, int]:
     Raises:
         ModelFileError: not an ONNX file, damaged, too old, or too new.
     """
+    if path.stat().st_size > MAX_BYTES:
+        raise ModelFileError(f"{path}: {TOO_LARGE}")
     payload = path.read_bytes()
     try:
         model = onnx.ModelProto.FromString(payload)
@@ -35,7 +38,7 @@ def read_onnx(path: Path) -> tuple[onnx.ModelProto, str, int]:
     if not model.graph.node or not model.graph.output:
         raise ModelFileError(f"{path}: not an ONNX file, or one without operators")
     digest, size = hashlib.sha256(payload), len(payload)
-    for data in _external_files(model, path):
+    for data in external_files(model, path, MAX_BYTES - size):
         digest.update(data)
         size += len(data)
     try:
@@ -49,27 +52,6 @@ def read_onnx(path: Path) -> tuple[onnx.ModelProto, str, int]:
             f"export the model again, or convert it with onnx.version_converter"
         )
     return model, digest.hexdigest(), size
-
-
-def _external_files(model: onnx.ModelProto, path: Path) -> list[bytes]:
-    """Return the external data files in name order; they must lie in the model's folder."""
-    names = {
-        entry.value
-        for tensor in model.graph.initializer
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    found = []
-    for name in sorted(names):
-        place = (path.parent / name).resolve()
-        if not place.is_relative_to(path.parent.resolve()):
-            raise ModelFileError(f"{path}: external data '{name}' lies outside the model's folder")
-        try:
-            found.append(place.read_bytes())
-        except OSError as error:
-            raise ModelFileError(f"{path}: external data '{name}' cannot be read") from error
-    return found
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -138,12 +120,15 @@ def array_of(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
         UnsupportedOperatorError: the element type has no counterpart in torch.
         ModelFileError: the data does not fill the shape.
     """
-    if numpy_dtype(tensor.data_type) is None:
+    held = NARROW.get(tensor.data_type)
+    known = held or numpy_dtype(tensor.data_type)
+    if known is None and tensor.data_type != onnx.TensorProto.BFLOAT16:
         raise UnsupportedOperatorError(
             "Constant", tensor.name, f"element type {type_name(tensor.data_type)}"
         )
     try:
-        return np.array(numpy_helper.to_array(tensor))  # a writable copy
+        values = np.array(numpy_helper.to_array(tensor))  # a writable copy
+        return values.astype(held) if held else values
     except (ValueError, TypeError) as error:
         raise ModelFileError(f"tensor '{tensor.name}': its data does not fill its shape") from error
 
@@ -159,6 +144,6 @@ def _attribute(attribute: onnx.AttributeProto) -> Any:
         return value.decode("utf-8", "replace")
     if isinstance(value, onnx.TensorProto):
         return array_of(value)
-    if isinstance(value, onnx.GraphProto | onnx.SparseTensorProto | int | float):
+    if isinstance(value, onnx.GraphProto | onnx.SparseTensorProto | onnx.TypeProto | int | float):
         return value
     return [item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in value]

@@ -1,6 +1,6 @@
 """Expands operators that ONNX itself defines as a function of simpler ones, and local functions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -83,6 +83,24 @@ def _inline(node: onnx.NodeProto, body: onnx.FunctionProto) -> list[onnx.NodePro
     return [_renamed(inner, names, given) for inner in body.node]
 
 
+def inline_graph(
+    graph: onnx.GraphProto, prefix: str, inputs: Sequence[str]
+) -> tuple[list[onnx.NodeProto], dict[str, onnx.TensorProto], list[str]]:
+    """Return a subgraph's nodes, initialisers and output names, with `prefix` before its own names.
+
+    Args:
+        graph: the body of an `If`, `Loop` or `Scan`; it may read names of the graph around it.
+        prefix: makes its names unlike those of its other uses.
+        inputs: names of what the caller passes, in order.
+    """
+    names = {name: prefix + name for inner in graph.node for name in inner.output if name}
+    names.update((one.name, prefix + one.name) for one in graph.initializer)
+    names.update(zip((value.name for value in graph.input), inputs, strict=False))
+    nodes = [_renamed(inner, names, {}) for inner in graph.node]
+    initialisers = {names[one.name]: one for one in graph.initializer}
+    return nodes, initialisers, [names.get(value.name, value.name) for value in graph.output]
+
+
 def _renamed(
     node: onnx.NodeProto, names: Mapping[str, str], given: Mapping[str, onnx.AttributeProto]
 ) -> onnx.NodeProto:
@@ -101,4 +119,6 @@ def _renamed(
             inside = [_renamed(inner, names, given) for inner in attribute.g.node]
             del filled.g.node[:]
             filled.g.node.extend(inside)
+            for value in filled.g.output:
+                value.name = names.get(value.name, value.name)
     return copy

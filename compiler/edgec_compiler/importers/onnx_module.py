@@ -3,8 +3,8 @@
 Building walks the graph once on an example input. What does not depend on the input is computed
 there and becomes a constant: shapes are static, so shape arithmetic disappears. What remains is a
 list of operators, each a row of the operator tables. Taken: every operator in the tables, ONNX's
-own functions, the model's functions, `If` with a constant condition. Refused: `Loop`, `Scan`,
-sequences, foreign domains, operators whose output shape depends on data.
+own functions, the model's functions, and control flow (`onnx_control`). Refused: foreign domains,
+and operators whose output shape depends on data.
 """
 
 import re
@@ -18,25 +18,24 @@ import torch
 from torch import nn
 
 from edgec_compiler.errors import ModelFileError, UnsupportedOperatorError
-from edgec_compiler.importers.onnx_dtypes import numpy_dtype
+from edgec_compiler.importers.onnx_control import CONTROL
+from edgec_compiler.importers.onnx_dtypes import NARROW
 from edgec_compiler.importers.onnx_file import array_of, attributes_of, opset_of
 from edgec_compiler.importers.onnx_functions import expand
 from edgec_compiler.importers.onnx_node import Constant, Node
 from edgec_compiler.importers.onnx_ops import OPS
+from edgec_compiler.importers.onnx_ops.dtypes import tensor_of, values_of
+from edgec_compiler.importers.onnx_ops.refused import REASONS
 from edgec_runtime.session import ModelTensor
 
 _MAX_NODES = 100_000  # expanded; a recursive function must not run for ever
-_RANDOM = frozenset(
-    {
-        "RandomNormal",
-        "RandomUniform",
-        "RandomNormalLike",
-        "RandomUniformLike",
-        "Multinomial",
-        "Bernoulli",
-    }
-)
+_SHAPES = frozenset({"OptionalHasElement", "SequenceLength", "Shape", "Size"})  # of static shapes
 _OWN_DOMAINS = ("", "ai.onnx")
+_WIDENING = frozenset({"Cast", "DequantizeLinear", "QuantizeLinear"})
+_MOVING = frozenset(
+    {"Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+)
+_FAILURES = (RuntimeError, ValueError, IndexError, TypeError, KeyError, NotImplementedError)
 Call = Callable[..., Any]
 
 
@@ -57,7 +56,7 @@ class OnnxModule(nn.Module):
         self._held: dict[str, str] = {}
         for name, value in constants.items():
             attribute = self._attribute_for(name)
-            tensor = torch.from_numpy(np.array(value))  # numpy scalars have no memory of their own
+            tensor = tensor_of(value)
             if tensor.is_floating_point():
                 self.register_parameter(attribute, nn.Parameter(tensor))
             else:
@@ -74,7 +73,7 @@ class OnnxModule(nn.Module):
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Return the graph's outputs: one tensor, or a tuple of several."""
-        values = dict(zip(self.input_names, inputs, strict=True))
+        values: dict[str, Any] = dict(zip(self.input_names, inputs, strict=True))
         for node, call in self.steps:
             given = [self._value(values, name) for name in node.inputs]
             results = call(node, *given)
@@ -83,7 +82,7 @@ class OnnxModule(nn.Module):
         made = tuple(self._value(values, name) for name in self.output_names)
         return made[0] if len(made) == 1 else made
 
-    def _value(self, values: dict[str, torch.Tensor], name: str) -> Any:
+    def _value(self, values: dict[str, Any], name: str) -> Any:
         if name == "":
             return None
         return values[name] if name in values else getattr(self, self._held[name])
@@ -98,48 +97,74 @@ def build_module(
         UnsupportedOperatorError: an operator cannot be expressed; it is named.
         ModelFileError: the graph contradicts itself.
     """
-    builder = _Builder(model, example)
+    builder = Builder(model, example)
     with torch.no_grad():
         builder.walk(list(model.graph.node))
     return builder.finish([value.name for value in model.graph.output])
 
 
-class _Builder:
-    """Walks the graph on example values, folding what is constant."""
+class Builder:
+    """Walks the graph on example values, folding what is constant.
+
+    A value is a tensor, a list of tensors (ONNX's sequence) or None (an empty optional).
+    """
 
     def __init__(self, model: onnx.ModelProto, example: dict[str, torch.Tensor]) -> None:
         self.inputs = tuple(example)
         self.opset = opset_of(model)
         self.local = {(one.domain, one.name): one for one in model.functions}
-        self.constants = {one.name: array_of(one) for one in model.graph.initializer}
-        self.values: dict[str, torch.Tensor] = dict(example)
+        self.constants: dict[str, Constant] = {}
+        self.narrow: set[str] = set()
+        self.values: dict[str, Any] = dict(example)
         self.steps: list[tuple[Node, Call]] = []
         self.walked = 0
+        for one in model.graph.initializer:
+            self.hold(one.name, one)
+
+    def hold(self, name: str, tensor: onnx.TensorProto) -> None:
+        """Keep a tensor of the file as a constant."""
+        self.constants[name] = array_of(tensor)
+        if tensor.data_type in NARROW:
+            self.narrow.add(name)
 
     def walk(self, nodes: list[onnx.NodeProto]) -> None:
+        """Add `nodes` in order. Raises ModelFileError, UnsupportedOperatorError."""
         for proto in nodes:
-            self.walked += 1
-            if self.walked > _MAX_NODES:
-                raise ModelFileError(f"the graph has more than {_MAX_NODES} operators")
+            self.count()
             self._add(proto)
+
+    def count(self) -> None:
+        """Count one operator, or one turn of a loop. Raises ModelFileError beyond the limit."""
+        self.walked += 1
+        if self.walked > _MAX_NODES:
+            raise ModelFileError(f"the graph has more than {_MAX_NODES} operators")
 
     def _add(self, proto: onnx.NodeProto) -> None:
         node = self._node(proto)
-        if proto.op_type == "Constant" and proto.domain in _OWN_DOMAINS:
-            self.constants[proto.output[0]] = _constant(node)
-        elif proto.op_type == "If":
-            self._branch(node)
-        elif proto.op_type in OPS and proto.domain in _OWN_DOMAINS:
-            self._run(node, OPS[proto.op_type])
+        own = proto.domain in _OWN_DOMAINS
+        if own and proto.op_type == "Constant":
+            self._constant(proto, node)
+        elif own and proto.op_type in CONTROL:
+            CONTROL[proto.op_type](self, node)
+        elif own and proto.op_type in OPS:
+            self.run(node, OPS[proto.op_type])
         else:
             types = tuple(self._type(name) for name in proto.input)
             body = expand(proto, self.opset, types, self.local)
             if body is None:
-                known = "" if proto.domain in _OWN_DOMAINS else f" of domain {proto.domain}"
-                node.refuse(f"this operator{known} is not supported")
+                known = "" if own else f" of domain {proto.domain}"
+                node.refuse(REASONS.get(node.op, f"this operator{known} is not supported"))
             self.walk(body)
 
+    def _constant(self, proto: onnx.NodeProto, node: Node) -> None:
+        name = node.outputs[0]
+        self.constants[name] = _constant(node)
+        if any(a.name == "value" and a.t.data_type in NARROW for a in proto.attribute):
+            self.narrow.add(name)
+
     def _node(self, proto: onnx.NodeProto) -> Node:
+        if not proto.output:
+            raise ModelFileError(f"operator {proto.op_type} makes nothing")
         for name in proto.input:
             if name and name not in self.values and name not in self.constants:
                 raise ModelFileError(
@@ -152,64 +177,65 @@ class _Builder:
             outputs=tuple(proto.output),
             attributes=attributes_of(proto.attribute),
             constants=tuple(self.constants.get(name) if name else None for name in proto.input),
+            narrow=frozenset(i for i, name in enumerate(proto.input) if name in self.narrow),
         )
 
     def _type(self, name: str) -> onnx.TypeProto:
         if not name:
             return onnx.TypeProto()
-        value = self._example(name)
-        element = onnx.helper.np_dtype_to_tensor_dtype(value.numpy().dtype)
+        value = self.example(name)
+        if not isinstance(value, torch.Tensor):
+            return onnx.TypeProto()
+        element = onnx.helper.np_dtype_to_tensor_dtype(values_of(value).dtype)
         return onnx.helper.make_tensor_type_proto(element, list(value.shape))
 
-    def _example(self, name: str) -> torch.Tensor:
+    def example(self, name: str) -> Any:
+        """Return the value of `name` on the example input."""
         if name in self.values:
             return self.values[name]
-        return torch.from_numpy(np.array(self.constants[name]))
+        return tensor_of(self.constants[name])
 
-    def _branch(self, node: Node) -> None:
-        if not bool(np.all(node.constant(0, "condition"))):
-            graph = node.attr("else_branch")
-        else:
-            graph = node.attr("then_branch")
-        self.constants |= {one.name: array_of(one) for one in graph.initializer}
-        self.walk(list(graph.node))
-        for made, name in zip(graph.output, node.outputs, strict=True):
-            self._add(onnx.helper.make_node("Identity", [made.name], [name]))
-
-    def _run(self, node: Node, call: Call) -> None:
+    def run(self, node: Node, call: Call) -> None:
         """Run `node` on example values; keep it as a step if it depends on the input."""
-        given = [self._example(name) if name else None for name in node.inputs]
+        narrow = self._narrow(node)
+        given = [self.example(name) if name else None for name in node.inputs]
         try:
             results = _as_tuple(call(node, *given))
-        except (
-            RuntimeError,
-            ValueError,
-            IndexError,
-            TypeError,
-            KeyError,
-            NotImplementedError,
-        ) as error:
-            shapes = [list(value.shape) for value in given if value is not None]
+        except _FAILURES as error:
+            shapes = [list(value.shape) for value in given if isinstance(value, torch.Tensor)]
             reason = str(error).strip().partition("\n")[0][:300]
             raise UnsupportedOperatorError(
                 node.op, node.outputs[0], f"fails on inputs of shapes {shapes}: {reason}"
             ) from error
-        fixed = node.op in ("Shape", "Size") or all(
-            name in self.constants for name in node.inputs if name
-        )
+        dense = all(isinstance(result, torch.Tensor) for result in results)
+        known = all(name in self.constants for name in node.inputs if name)
+        fixed = dense and (known or node.op in _SHAPES)
+        if narrow:
+            self.narrow.update(node.outputs)
         for name, result in zip(node.outputs, results, strict=False):
-            if fixed and node.op not in _RANDOM:
-                self.constants[name] = result.numpy()
+            if fixed:
+                self.constants[name] = values_of(result)
             else:
                 self.values[name] = result
         if not fixed:
             self.steps.append((node, call))
 
+    def _narrow(self, node: Node) -> bool:
+        """Return whether what `node` makes has fewer than 8 bits, or refuse it."""
+        if not node.narrow or node.op in _WIDENING:
+            return False
+        if node.op not in _MOVING:
+            node.refuse("integers of fewer than 8 bits can only be moved, cast or dequantised")
+        return True
+
     def finish(self, outputs: list[str]) -> tuple[OnnxModule, tuple[ModelTensor, ...]]:
+        """Return the module, and what its outputs are. Raises ModelFileError."""
         for name in outputs:
             if name not in self.values and name not in self.constants:
                 raise ModelFileError(f"nothing makes the graph's output '{name}'")
-        made = [(name, self._example(name)) for name in outputs]
+            if not isinstance(self.example(name), torch.Tensor):
+                raise UnsupportedOperatorError("Graph", name, "only tensors can leave a model")
+        made = [(name, self.example(name)) for name in outputs]
         tensors = tuple(
             ModelTensor(name, str(value.dtype).removeprefix("torch."), tuple(value.shape))
             for name, value in made
@@ -241,13 +267,10 @@ def _constant(node: Node) -> Constant:
         if name in node.attributes:
             return np.array(node.attr(name), dtype)
     value = node.attr("value")
-    if (
-        not isinstance(value, np.ndarray)
-        or numpy_dtype(onnx.helper.np_dtype_to_tensor_dtype(value.dtype)) is None
-    ):
+    if not isinstance(value, np.ndarray):
         node.refuse("only dense numeric constants are supported")
     return value
 
 
-def _as_tuple(results: Any) -> tuple[torch.Tensor, ...]:
+def _as_tuple(results: Any) -> tuple[Any, ...]:
     return results if isinstance(results, tuple) else (results,)

@@ -22,6 +22,7 @@ class Node:
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any] = field(default_factory=dict)
     constants: tuple[Constant | None, ...] = ()
+    narrow: frozenset[int] = frozenset()  # inputs of fewer than 8 bits, which travel in 8
 
     def attr(self, name: str, default: Any = None) -> Any:
         """Return the attribute `name`: int, float, str, list or numpy array."""

@@ -11,13 +11,16 @@ from typing import Any
 from edgec_compiler.importers.onnx_ops import (
     elementwise,
     indexing,
+    integers,
     layers,
     pooling,
     quantised,
     recurrent,
     reductions,
     resizing,
+    sequences,
     shapes,
+    signals,
 )
 
 OpTable = Mapping[str, Callable[..., Any]]
@@ -25,13 +28,16 @@ OpTable = Mapping[str, Callable[..., Any]]
 _FAMILIES: tuple[OpTable, ...] = (
     elementwise.OPS,
     indexing.OPS,
+    integers.OPS,
     layers.OPS,
     pooling.OPS,
     quantised.OPS,
     recurrent.OPS,
     reductions.OPS,
     resizing.OPS,
+    sequences.OPS,
     shapes.OPS,
+    signals.OPS,
 )
 
 OPS: OpTable = {name: call for family in _FAMILIES for name, call in family.items()}

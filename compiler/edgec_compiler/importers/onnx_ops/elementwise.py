@@ -21,6 +21,28 @@ def _binary(call: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Node, Tensor,
     return lambda _node, a, b: call(a, b)
 
 
+_UNSIGNED = (torch.uint16, torch.uint32)  # for which torch lacks arithmetic
+
+
+def _wide(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return `call` for unsigned 16- and 32-bit integers too: exact in 64 bits."""
+
+    def run(node: Node, *xs: Tensor) -> Tensor:
+        if xs[0].dtype not in _UNSIGNED:
+            return call(node, *xs)
+        made = call(node, *(x.to(torch.int64) for x in xs))
+        return made if made.dtype == torch.bool else made.to(xs[0].dtype)
+
+    return run
+
+
+def _bit_cast(node: Node, x: Tensor) -> Tensor:
+    dtype = torch_dtype(node, node.attr("to"))
+    if dtype.itemsize != x.dtype.itemsize:
+        node.refuse("the element types differ in size")
+    return x.view(dtype)
+
+
 def _variadic(call: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
     return lambda _node, *xs: reduce(call, xs)
 
@@ -129,15 +151,16 @@ OPS: dict[str, Callable[..., Any]] = {
     "Abs": _unary(torch.abs),
     "Acos": _unary(torch.acos),
     "Acosh": _unary(torch.acosh),
-    "Add": _binary(torch.add),
+    "Add": _wide(_binary(torch.add)),
     "And": _binary(torch.logical_and),
     "Asin": _unary(torch.asin),
     "Asinh": _unary(torch.asinh),
     "Atan": _unary(torch.atan),
     "Atanh": _unary(torch.atanh),
+    "BitCast": _bit_cast,
     "BitShift": _bit_shift,
     "BitwiseAnd": _binary(torch.bitwise_and),
-    "BitwiseNot": _unary(torch.bitwise_not),
+    "BitwiseNot": _wide(_unary(torch.bitwise_not)),
     "BitwiseOr": _binary(torch.bitwise_or),
     "BitwiseXor": _binary(torch.bitwise_xor),
     "Cast": _cast,
@@ -147,7 +170,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "Clip": _clip,
     "Cos": _unary(torch.cos),
     "Cosh": _unary(torch.cosh),
-    "Div": _div,
+    "Div": _wide(_div),
     "Dropout": _dropout,
     "Elu": _elu,
     "Equal": _binary(torch.eq),
@@ -155,23 +178,23 @@ OPS: dict[str, Callable[..., Any]] = {
     "Exp": _unary(torch.exp),
     "Floor": _unary(torch.floor),
     "Gelu": _gelu,
-    "Greater": _binary(torch.gt),
-    "GreaterOrEqual": _binary(torch.ge),
+    "Greater": _wide(_binary(torch.gt)),
+    "GreaterOrEqual": _wide(_binary(torch.ge)),
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _unary(functional.hardswish),
     "Identity": lambda _node, x: x,
     "IsInf": _is_inf,
     "IsNaN": _unary(torch.isnan),
     "LeakyRelu": _leaky_relu,
-    "Less": _binary(torch.lt),
-    "LessOrEqual": _binary(torch.le),
+    "Less": _wide(_binary(torch.lt)),
+    "LessOrEqual": _wide(_binary(torch.le)),
     "Log": _unary(torch.log),
-    "Max": _variadic(torch.maximum),
+    "Max": _wide(_variadic(torch.maximum)),
     "Mean": _mean,
-    "Min": _variadic(torch.minimum),
+    "Min": _wide(_variadic(torch.minimum)),
     "Mish": _unary(functional.mish),
-    "Mod": _mod,
-    "Mul": _binary(torch.mul),
+    "Mod": _wide(_mod),
+    "Mul": _wide(_binary(torch.mul)),
     "Neg": _unary(torch.neg),
     "Not": _unary(torch.logical_not),
     "Or": _binary(torch.logical_or),
@@ -189,7 +212,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "Softplus": _unary(functional.softplus),
     "Softsign": _unary(functional.softsign),
     "Sqrt": _unary(torch.sqrt),
-    "Sub": _binary(torch.sub),
+    "Sub": _wide(_binary(torch.sub)),
     "Sum": _variadic(torch.add),
     "Swish": _swish,
     "Tan": _unary(torch.tan),

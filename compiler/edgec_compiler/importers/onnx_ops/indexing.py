@@ -102,6 +102,16 @@ def _cumsum(node: Node, x: Tensor, _axis: Tensor) -> Tensor:
     return total.flip(axis) if node.attr("reverse", 0) else total
 
 
+def _cumprod(node: Node, x: Tensor, _axis: Tensor) -> Tensor:
+    axis = node.ints(1, "axis")[0]
+    x = x.flip(axis) if node.attr("reverse", 0) else x
+    if node.attr("exclusive", 0):
+        first = torch.ones_like(x.narrow(axis, 0, 1))
+        x = torch.cat([first, x.narrow(axis, 0, x.shape[axis] - 1)], axis)
+    total = torch.cumprod(x, axis, dtype=x.dtype)
+    return total.flip(axis) if node.attr("reverse", 0) else total
+
+
 def _compress(node: Node, x: Tensor, _condition: Tensor) -> Tensor:
     chosen = torch.from_numpy(node.constant(1, "condition").nonzero()[0])
     axis = node.attr("axis")
@@ -112,6 +122,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "ArgMax": _arg(torch.argmax),
     "ArgMin": _arg(torch.argmin),
     "Compress": _compress,
+    "CumProd": _cumprod,
     "CumSum": _cumsum,
     "Gather": _gather,
     "GatherElements": _gather_elements,

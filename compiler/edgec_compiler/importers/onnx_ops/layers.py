@@ -22,7 +22,8 @@ _CONV_TRANSPOSE: dict[int, Callable[..., Tensor]] = {
 }
 
 
-def _conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def convolve(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return what `Conv` makes of x [N, C, *spatial]."""
     rank = weight.dim() - 2
     if rank not in _CONV:
         node.refuse(f"convolution over {rank} spatial axes")
@@ -98,14 +99,21 @@ def _instance_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor
     return functional.instance_norm(x, None, None, scale, bias, eps=node.attr("epsilon", 1e-5))
 
 
-def _layer_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
-    if len([name for name in node.outputs if name]) > 1:
-        node.refuse("the outputs of mean and deviation are not supported")
+def _layer_norm(
+    node: Node, x: Tensor, scale: Tensor, bias: Tensor | None = None
+) -> Tensor | tuple[Tensor, ...]:
     axis = node.attr("axis", -1) % x.dim()
     shape = list(x.shape[axis:])
     scale = scale.expand(shape)
     bias = None if bias is None else bias.expand(shape)
-    return functional.layer_norm(x, shape, scale, bias, node.attr("epsilon", 1e-5))
+    eps = node.attr("epsilon", 1e-5)
+    made = functional.layer_norm(x, shape, scale, bias, eps)
+    if len([name for name in node.outputs if name]) == 1:
+        return made
+    axes = list(range(axis, x.dim()))
+    mean = x.mean(axes, keepdim=True)
+    spread = ((x - mean) * (x - mean)).mean(axes, keepdim=True)
+    return made, mean, torch.rsqrt(spread + eps)
 
 
 def _group_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
@@ -137,8 +145,9 @@ def _einsum(node: Node, *xs: Tensor) -> Tensor:
 
 OPS: dict[str, Callable[..., Any]] = {
     "BatchNormalization": _batch_norm,
-    "Conv": _conv,
+    "Conv": convolve,
     "ConvTranspose": _conv_transpose,
+    "Det": lambda _node, x: torch.linalg.det(x),
     "Einsum": _einsum,
     "Gemm": _gemm,
     "GroupNormalization": _group_norm,

@@ -40,6 +40,23 @@ def _mean(x: Tensor, axes: list[int], keep: bool) -> Tensor:
     return x.double().mean(axes, keepdim=keep).trunc().to(x.dtype)
 
 
+def _extreme(call: Callable[..., Tensor], *, largest: bool) -> Reduce:
+    def run(x: Tensor, axes: list[int], keep: bool) -> Tensor:
+        if x.numel():
+            return call(x, axes, keepdim=keep)
+        if x.is_floating_point():
+            neutral: float = float("-inf") if largest else float("inf")
+        elif x.dtype == torch.bool:
+            neutral = not largest
+        else:
+            limits = torch.iinfo(x.dtype)
+            neutral = limits.min if largest else limits.max
+        empty = x.sum(axes, keepdim=keep, dtype=torch.int64)
+        return torch.full(empty.shape, neutral, dtype=x.dtype)
+
+    return run
+
+
 def _softmax(call: Callable[[Tensor, int], Tensor]) -> Callable[[Node, Tensor], Tensor]:
     def run(node: Node, x: Tensor) -> Tensor:
         if node.opset >= 13:
@@ -70,9 +87,9 @@ OPS: dict[str, Callable[..., Any]] = {
     "ReduceLogSumExp": _reduce(
         lambda x, axes, keep: torch.logsumexp(x, axes, keepdim=keep) if axes else x
     ),
-    "ReduceMax": _reduce(lambda x, axes, keep: torch.amax(x, axes, keepdim=keep)),
+    "ReduceMax": _reduce(_extreme(torch.amax, largest=True)),
     "ReduceMean": _reduce(_mean),
-    "ReduceMin": _reduce(lambda x, axes, keep: torch.amin(x, axes, keepdim=keep)),
+    "ReduceMin": _reduce(_extreme(torch.amin, largest=False)),
     "ReduceProd": _reduce(_prod),
     "ReduceSum": _reduce(_sum),
     "ReduceSumSquare": _reduce(lambda x, axes, keep: _sum(x * x, axes, keep)),

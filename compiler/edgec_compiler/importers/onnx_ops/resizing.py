@@ -1,8 +1,7 @@
 """Resize and its predecessor Upsample, and GridSample.
 
 Where ONNX's rule is torch's own, torch's operator is used, which converters know. Every other rule
-becomes one matrix per axis, made here. Left alone, that is refused by name: tf_crop_and_resize and
-keep_aspect_ratio_policy.
+becomes one matrix per axis, made here. Left alone, that is refused by name: tf_crop_and_resize.
 """
 
 from collections.abc import Callable
@@ -34,8 +33,12 @@ def _target_size(node: Node, x: Tensor) -> tuple[list[int], list[float]]:
     if node.has(3):
         for axis, wanted in zip(axes, node.ints(3, "size"), strict=True):
             size[axis], scales[axis] = wanted, wanted / x.shape[axis]
-        if node.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
-            node.refuse("keep_aspect_ratio_policy is not supported")
+        policy = node.attr("keep_aspect_ratio_policy", "stretch")
+        if policy != "stretch":
+            pick = min if policy == "not_larger" else max
+            scale = pick(scales[axis] for axis in axes)
+            for axis in axes:
+                size[axis], scales[axis] = int(np.floor(scale * x.shape[axis] + 0.5)), scale
         return size, scales
     given = node.attr("scales") or np.ravel(node.constant(scales_at, "scale")).tolist()
     for axis, scale in zip(axes, given, strict=True):

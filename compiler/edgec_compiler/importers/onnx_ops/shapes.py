@@ -143,6 +143,17 @@ def _space_to_depth(node: Node, x: Tensor) -> Tensor:
     return x.reshape(n, c * b * b, h // b, w // b)
 
 
+def _col2im(node: Node, x: Tensor, _image: Tensor, _block: Tensor) -> Tensor:
+    image, block = node.ints(1, "image shape"), node.ints(2, "block shape")
+    pads = node.attr("pads") or [0] * (2 * len(image))
+    if len(image) != 2 or pads[:2] != pads[2:]:
+        node.refuse("only images of two axes with even padding are supported")
+    ones = [1, 1]
+    dilations, strides = node.attr("dilations") or ones, node.attr("strides") or ones
+    window = (tuple(block), tuple(dilations), tuple(pads[:2]), tuple(strides))
+    return functional.fold(x, tuple(image), *window)
+
+
 def _trilu(node: Node, x: Tensor, _k: Tensor | None = None) -> Tensor:
     diagonal = node.ints(1, "diagonal")[0] if node.has(1) else 0
     return torch.triu(x, diagonal) if node.attr("upper", 1) else torch.tril(x, diagonal)
@@ -166,6 +177,7 @@ def _reverse_sequence(node: Node, x: Tensor, _lengths: Tensor) -> Tensor:
 
 
 OPS: dict[str, Callable[..., Any]] = {
+    "Col2Im": _col2im,
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
     "DepthToSpace": _depth_to_space,
