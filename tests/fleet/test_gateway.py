@@ -1,6 +1,7 @@
 """The gateway as a process beside a real broker: devices, blocks, patches, kills."""
 
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -27,6 +28,7 @@ from edgec_bundle.messages import (
     Source,
     State,
     bitmap_of,
+    blob_topic,
     parse_topic,
     rfc3339,
 )
@@ -36,9 +38,11 @@ from edgec_bundle.trust.state import TrustState
 from edgec_fleet import audit
 from edgec_fleet.broker import choice
 from edgec_fleet.db.schema import Assignment, DeviceEvent, DeviceUpdate, utcnow
-from edgec_fleet.errors import SettingsError
+from edgec_fleet.errors import FleetError, SettingsError
+from edgec_fleet.gateway import __main__ as gateway_process
 from edgec_fleet.gateway import blocks
 from edgec_fleet.gateway.link import Broker as BrokerUrl
+from edgec_fleet.process import Process
 from edgec_fleet.registry import publish, trust_state
 from edgec_fleet.rollout import control, engine
 from edgec_fleet.server import Server
@@ -500,3 +504,42 @@ def test_broker_urls_are_checked(url: str, said: str) -> None:
 
     with pytest.raises(SettingsError, match=said):
         BrokerUrl.parse(url, ssl.create_default_context())
+
+
+def test_blocks_of_other_blobs_go_out_when_the_disk_fails_under_one() -> None:
+    class Failing(BytesReader):
+        def pread(self, n: int, offset: int) -> bytes:
+            raise OSError(5, "Input/output error")
+
+    class Store:
+        def open(self, digest: str) -> BytesReader:
+            return Failing(b"") if digest == bad else BytesReader(b"weights")
+
+    class Wire:
+        sent: list[str] = []  # noqa: RUF012
+
+        def send(self, topic: str, data: bytes) -> None:
+            self.sent.append(topic)
+
+        def wait(self, infos: list[None]) -> None:
+            pass
+
+    bad, good = "ab" * 32, "cd" * 32
+    wants, wire = blocks.Wants(), Wire()
+    sender = blocks.BlockSender(wire, Store(), wants)  # type: ignore[arg-type]
+    wants.add(blocks.Want("default", bad, (0,)))
+    wants.add(blocks.Want("default", good, (0,)))
+    sender.start()
+
+    wait_for(lambda: wire.sent, "the other blob")
+
+    assert wire.sent == [blob_topic("default", good, 0)]
+    sender.close()
+
+
+def test_gateway_that_went_deaf_ends_so_that_it_is_started_again() -> None:
+    ended: Any = threading.Thread(name="edgec-intake")
+    unused: Any = None
+
+    with pytest.raises(FleetError, match="edgec-intake"):
+        gateway_process._loop(Process("gateway"), unused, unused, unused, ended, ended)

@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 from edgec_fleet import process
 from edgec_fleet.broker.choice import is_child
 from edgec_fleet.broker.policy import GATEWAY
+from edgec_fleet.errors import FleetError
 from edgec_fleet.gateway import blocks
 from edgec_fleet.gateway.identity import tls_context
 from edgec_fleet.gateway.intake import Intake
@@ -81,6 +82,8 @@ def _loop(
     sender: blocks.BlockSender,
 ) -> None:
     while not this.stopping.wait(STEP_S):
+        if dead := [thread.name for thread in (intake, sender) if not thread.is_alive()]:
+            raise FleetError(f"{dead[0]} ended; its last words are above")  # and we start anew
         try:
             maker.step()
             publisher.step()

@@ -132,7 +132,11 @@ class BlockSender(threading.Thread):
             for block in want.blocks:
                 if self._stopping.is_set():
                     return
-                data = reader.pread(DEFAULT_BLOCK_BYTES, block * DEFAULT_BLOCK_BYTES)
+                try:
+                    data = reader.pread(DEFAULT_BLOCK_BYTES, block * DEFAULT_BLOCK_BYTES)
+                except OSError as error:  # a failing disk
+                    logger.error("blob %s can't be served: %s", want.digest, error)
+                    break
                 topic = blob_topic(want.tenant, want.digest, block)
                 flying.append(self._link.send(topic, data))
                 self.sent_blocks += 1

@@ -121,7 +121,7 @@ class Intake(threading.Thread):
         try:
             return ingest.parse(one.topic, one.payload)
         except MessageError as error:
-            self._complain(f"{one.topic[:120]}: {error}")
+            self._complain(f"{one.topic[:120]!r}: {error}")
             return None
 
     def _complain(self, text: str) -> None:
