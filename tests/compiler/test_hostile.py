@@ -1,5 +1,6 @@
 """Damaged and hostile files: inspecting them ends in facts or in one refusal, nothing else."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgec_bundle.archive import open_bundle
-from edgec_compiler.errors import CompilerError
+from edgec_compiler.errors import CompilerError, UsageError
 from edgec_compiler.importers.sniff import kind_of
 from edgec_compiler.inspecting import inspect_model
 
@@ -33,6 +34,15 @@ def _inspect(file: Path) -> None:
     except CompilerError:
         return
     assert facts["kind"] == "model"
+
+
+def test_a_pipe_or_a_device_is_refused_instead_of_read_for_ever(tmp_path: Path) -> None:
+    pipe = tmp_path / "model.onnx"
+    os.mkfifo(pipe)
+
+    for endless in (pipe, Path("/dev/zero")):
+        with pytest.raises(UsageError, match="regular file"):
+            kind_of(str(endless))
 
 
 @pytest.mark.parametrize("name", ["1.0.0.onnx", "1.0.0.pt2"])

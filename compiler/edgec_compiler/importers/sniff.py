@@ -26,7 +26,7 @@ def kind_of(model: str) -> tuple[str, Path, str | None]:
     """Return (one of KINDS, file, factory function or None) of a MODEL argument.
 
     Raises:
-        UsageError: there is no such file.
+        UsageError: there is no such file, or it is a pipe or a device.
         ModelFileError: it is not a model, or one of a kind that is refused.
     """
     path, _, factory = model.rpartition(":")
@@ -39,6 +39,8 @@ def kind_of(model: str) -> tuple[str, Path, str | None]:
         return _kind_of_folder(file), file, None
     if file.suffix == ".py" and file.is_file():
         raise UsageError(f"{model}: name the function that makes the model: {model}:factory")
+    if file.exists() and not file.is_file():  # a pipe or a device may never end
+        raise UsageError(f"{model}: expected a regular file")
     try:
         with file.open("rb") as stream:
             head = stream.read(64)
