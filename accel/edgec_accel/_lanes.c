@@ -18,7 +18,7 @@
 #endif
 
 enum { SYMBOLS = 64, CENTRE = 32, LIMIT = 31, LEVELS = 20, BUCKETS = 3 };
-enum { CONTEXTS = LEVELS * BUCKETS, MASK_LEVEL = 14, TAPS = 8, MAX_LANES = 256 };
+enum { CONTEXTS = LEVELS * BUCKETS, TAPS = 8, MAX_LANES = 256 };
 enum { PRIOR = 24 * 32, INCREMENT = 32, MOST = 4096 * 32, BLOCK_SYMBOLS = 512 };
 enum { FRACTION_BITS = 8, ACTIVITY_BITS = 8, TOP_LEVEL = 5, LOW_LEVEL = TOP_LEVEL + 1 - LEVELS };
 enum { MAX_SHIFT = 31, LENGTH_BITS = 6, MAX_ESCAPE_BITS = 32, STATE_BYTES = 5 };
@@ -61,7 +61,13 @@ static void share(Tables *t, int c) {
 static void start_tables(Tables *t, int is_static) {
     memset(t, 0, sizeof *t);
     for (int c = 0; c < CONTEXTS; c++) {
-        int64_t ratio = RATIOS[is_static ? MASK_LEVEL : c / BUCKETS];
+        if (is_static) { /* a mask: alive or zero alike, the other sign seldom */
+            t->counts[c][CENTRE] = t->counts[c][CENTRE + 1] = 2 * INCREMENT;
+            t->counts[c][CENTRE + 2] = INCREMENT >> 2;
+            share(t, c);
+            continue;
+        }
+        int64_t ratio = RATIOS[c / BUCKETS];
         int64_t size = (int64_t)((uint64_t)(65536 - ratio) * ((uint64_t)1 << 32) /
                                  (uint64_t)(65536 + ratio));
         for (int h = 0; h < CENTRE; h++) {

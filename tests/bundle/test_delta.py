@@ -32,6 +32,7 @@ from edgec_bundle.errors import (
     DeltaError,
     PatchFormatError,
     PatchLimitError,
+    PatchPathError,
 )
 from edgec_bundle.manifest import Golden, Manifest, Runtime, TensorSpec
 from edgec_bundle.store import BytesReader, FileReader, FolderBlobStore
@@ -489,8 +490,22 @@ def test_a_bundle_patch_from_another_bundle_is_refused(
 
 
 def test_a_bundle_and_a_file_make_no_patch(tmp_path: Path, old_bundle: Bundle) -> None:
-    with pytest.raises(DeltaError, match="two bundles"):
+    with pytest.raises(PatchPathError, match="two bundles"):
         diff_paths(old_bundle.path, write(tmp_path / "new", NEW), tmp_path / "patch")
+
+
+def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
+    old, new = write(tmp_path / "old", OLD), write(tmp_path / "new", NEW)
+    diff_paths(old, new, tmp_path / "patch")
+
+    with pytest.raises(PatchPathError, match=f"^{tmp_path}/gone: No such file"):
+        diff_paths(old, tmp_path / "gone", tmp_path / "other")
+    with pytest.raises(PatchPathError, match=f"^{tmp_path}/no/made: there is no folder"):
+        patch_path(old, tmp_path / "patch", tmp_path / "no" / "made")
+    with pytest.raises(PatchFormatError, match=f"^{new}: expected a patch"):
+        patch_path(old, new, tmp_path / "made")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old", "patch"]
 
 
 def test_every_damage_to_a_bundle_patch_is_refused_or_makes_no_difference(

@@ -23,7 +23,7 @@ from edgec_bundle.delta.patch import (
     make_patch_as,
     make_patches,
 )
-from edgec_bundle.errors import DeltaError, PatchLimitError
+from edgec_bundle.errors import PatchFormatError, PatchLimitError, PatchPathError
 from edgec_bundle.manifest import MAX_FILE_BYTES
 from edgec_bundle.store import FileReader
 
@@ -58,14 +58,14 @@ def diff_paths(
     Raises:
         PatchFormatError: no such format.
         PatchLimitError: the files are too large for this format.
-        DeltaError: a bundle and a plain file, or a file can't be read or written.
+        PatchPathError: a bundle and a plain file, or a file can't be read or written.
         ArchiveError, ManifestError: a bundle is not well-formed.
     """
     old, new, out = Path(old), Path(new), Path(out)
     encode = partial(_smallest, max_bytes) if format == AUTO else partial(_as, format, max_bytes)
     are_bundles = [path.is_dir() or is_bundle(path) for path in (old, new)]
     if are_bundles[0] != are_bundles[1]:
-        raise DeltaError(f"expected two files or two bundles, got {old} and {new}")
+        raise PatchPathError(f"expected two files or two bundles, got {old} and {new}")
     with _path_errors():
         if are_bundles[0]:
             old_bundle, new_bundle = open_bundle(old), open_bundle(new)
@@ -92,11 +92,11 @@ def patch_path(
         BaseMismatchError: the patch was made from another file or bundle than `old`.
         PatchLimitError: it would make more than `max_bytes`.
         PatchFormatError: it is malformed.
-        DeltaError: a file can't be read or written.
+        PatchPathError: a file can't be read or written.
         ArchiveError, ManifestError: a bundle is not well-formed.
     """
     old, out = Path(old), Path(out)
-    with _path_errors(), FileReader(Path(patch)) as reader:
+    with _path_errors(), _named(patch), FileReader(Path(patch)) as reader:
         header = read_header(reader.pread(MAX_HEADER_BYTES, 0))
         if header.new_bytes > max_bytes:
             raise PatchLimitError(
@@ -145,6 +145,8 @@ class _FileAppender:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[BinaryIO]:
+    if not path.parent.is_dir():
+        raise PatchPathError(f"{path}: there is no folder {path.parent}")
     with replacing(path) as temporary, open(temporary, "xb") as stream:
         yield stream
         stream.flush()
@@ -156,4 +158,14 @@ def _path_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DeltaError(str(error)) from error
+        said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise PatchPathError(said) from error
+
+
+@contextmanager
+def _named(patch: Path | str) -> Iterator[None]:
+    """Say which file it is that is no well-formed patch."""
+    try:
+        yield
+    except PatchFormatError as error:
+        raise PatchFormatError(f"{patch}: {error}") from error

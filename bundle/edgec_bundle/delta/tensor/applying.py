@@ -27,7 +27,7 @@ MAX_KEPT_BYTES = 4 << 20
 MAX_KEPT_RANGES = 1 << 14
 _HEAD_BYTES = 32  # more than a record's head can have
 _PIECE = 1 << 18
-_BATCH_RECORDS = 8
+_BATCH_RECORDS = 6
 
 
 class Kept:

@@ -75,6 +75,8 @@ def parse_rans(lot: Lot, data: bytes) -> Coded:
     if not 1 <= lane_count <= min(lanes.MAX_LANES, lot.count):
         raise PatchFormatError(f"expected 1 to {lanes.MAX_LANES} lanes, got {lane_count}")
     word_bytes, at = read_varint(data, at)
+    if lot.count > lane_count * lanes.MAX_STEPS:
+        raise PatchFormatError(f"expected lanes of at most {lanes.MAX_STEPS} elements")
     words_at = at + lanes.STATE_BYTES * lane_count
     bits_at = words_at + word_bytes
     if word_bytes % 2 or bits_at > len(data):

@@ -151,8 +151,9 @@ class _Decoder:
         self._is_float = numbers.is_float(self._dtype)
         self._offset = geometry.count * np.arange(len(lots), dtype=np.int64)[:, None]
         self._base = np.concatenate([lot.base for lot in lots])
-        self._reference = np.concatenate([lot.reference for lot in lots])
-        self._reference_fixed = np.concatenate([lot.reference_fixed for lot in lots])
+        if self._is_float:
+            self._reference = np.concatenate([lot.reference for lot in lots])
+            self._reference_fixed = np.concatenate([lot.reference_fixed for lot in lots])
         self._has_taps = any(len(lot.coefficients) > 1 for lot in lots)
         self._gather_taps(lots)
         self._resets = Resets(lots, geometry)

@@ -10,7 +10,7 @@ from edgec_bundle.delta.header import write_varint
 from edgec_bundle.delta.tensor import assembly, coders, fit, numbers, record, skeleton
 from edgec_bundle.delta.tensor.applying import MAX_KEPT_BYTES, MAX_KEPT_RANGES, VERSION, Kept
 from edgec_bundle.delta.tensor.assembly import ALIVE, OTHER_ZERO, ZERO
-from edgec_bundle.delta.tensor.lanes import MAX_LANES
+from edgec_bundle.delta.tensor.lanes import MAX_LANES, MAX_STEPS
 from edgec_bundle.delta.tensor.lot import MASK, MAX_ELEMENTS, Lot
 from edgec_bundle.delta.tensor.model import Bytes
 from edgec_bundle.delta.tensor.numbers import Ints, bytes_for
@@ -32,7 +32,7 @@ _MOST_SEGMENTS = 2048
 _LEVEL = 9
 _BYTES_PER_LANE = 400
 _PLANES_ELEMENTS = 64 << 10  # of a record without lanes: less memory, and quicker
-_SMALL_LOT = 256  # elements: up to here the planes are tried as well
+_SMALL_LOT = 64 << 10  # elements: up to here the planes are tried as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +82,16 @@ class SliceReader:
         return self.pread(self.size, 0)
 
 
-def encode(old: Bytes, new: Bytes, allowed: frozenset[int]) -> Iterator[bytes]:
+def encode(
+    old: Bytes, new: Bytes, allowed: frozenset[int], record_elements: int | None = None
+) -> Iterator[bytes]:
     """Return the body of a patch that makes `new` from `old`, piece by piece.
 
     Takes some 40 MiB beside the two files, which may be mapped, and what lies between their
-    tensors. `allowed` are the coders of `coders`.
+    tensors. `allowed` are the coders of `coders`; a record holds at most `record_elements`.
     """
-    most = MAX_ELEMENTS if coders.RANS in allowed else _PLANES_ELEMENTS
-    groups = list(_groups(plan(old, new), most))
+    usual = MAX_ELEMENTS if coders.RANS in allowed else _PLANES_ELEMENTS
+    groups = list(_groups(plan(old, new), min(record_elements or usual, MAX_ELEMENTS)))
     ranges = _kept_ranges(groups)
     yield bytes([VERSION]) + _range_list(ranges)
     kept = Kept(ranges)
@@ -365,7 +367,8 @@ def _keys(one: Delta) -> tuple[tuple[int, str, bool], ...]:
 def _lane_count(size: float, count: int) -> int:
     """Return a power of two: many lanes are quick, but each costs some bytes."""
     wanted = int(min(size / _BYTES_PER_LANE, MAX_LANES, count / 64))
-    return 1 << max(0, wanted.bit_length() - 1)
+    least = -(-count // MAX_STEPS)
+    return max(1 << max(0, wanted.bit_length() - 1), 1 << (least - 1).bit_length())
 
 
 def _crc32(data: Bytes, start: int, end: int) -> int:

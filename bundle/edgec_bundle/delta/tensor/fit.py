@@ -135,7 +135,7 @@ def _exponent(dtype: str, old: Ints, new: Ints) -> int:
     if not numbers.is_float(dtype):
         return 0
     both = np.concatenate((old[:: len(old) // _SAMPLE + 1], new[:: len(new) // _SAMPLE + 1]))
-    sizes = np.abs(numbers.float_values(both, dtype).astype(np.float64))
+    sizes = np.abs(numbers.float_values(both, dtype))
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
     if not len(sizes):
         return 0

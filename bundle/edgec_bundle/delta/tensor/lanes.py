@@ -20,6 +20,7 @@ from edgec_bundle.delta.tensor.lot import MASK, Lot
 from edgec_bundle.delta.tensor.numbers import FRACTION_BITS, Ints
 
 MAX_LANES = 256
+MAX_STEPS = 1 << 14  # so that a few bytes can't keep numpy busy for minutes
 STATE_BYTES = 5
 LOWEST = 1 << 24  # of a lane's state; the highest is 2**40 - 1
 BLOCK_SYMBOLS = 512

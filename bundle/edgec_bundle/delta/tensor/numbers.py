@@ -77,7 +77,7 @@ def fixed_of(codes: Ints, dtype: str, exponent: int | Ints) -> Ints:
     """Return the fixed values of `codes`; `exponent` counts only for floats. NaN becomes 0."""
     if not is_float(dtype):
         return codes << FRACTION_BITS
-    values = _floats(codes, dtype).astype(np.float64)
+    values = float_values(codes, dtype)
     with np.errstate(invalid="ignore"):
         scaled = values * np.ldexp(1.0, exponent)
         scaled = np.where(np.isnan(scaled), 0.0, scaled)
@@ -106,9 +106,10 @@ def ulp_exponents(codes: Ints, dtype: str) -> Ints:
     return found
 
 
-def float_values(codes: Ints, dtype: str) -> npt.NDArray[np.float32]:
+def float_values(codes: Ints, dtype: str) -> npt.NDArray[np.float64]:
     """Return the floats that `codes` stand for."""
-    return _floats(codes, dtype)
+    with np.errstate(invalid="ignore"):
+        return _floats(codes, dtype).astype(np.float64)
 
 
 def _ranked(words: Ints, dtype: str) -> Ints:

@@ -328,9 +328,10 @@ def _check_delta(one: Delta, flags: int) -> None:
         one.scaling != BY_CHANNEL or 1 <= one.channels <= MAX_ELEMENTS,
         one.scaling == BY_CHANNEL or one.channels == 0,
         1 <= one.inner < 1 << 31 and one.phase < 1 << 31 and one.mask_base < 1 << 31,
-        bool(flags & 32) == (one.kernel > 1) and one.kernel <= MAX_KERNEL,
+        1 <= one.kernel <= MAX_KERNEL and bool(flags & 32) == (one.kernel > 1),
         one.kernel == 1 or not one.mask,
-        1 <= one.inner_size <= MAX_ELEMENTS and one.count % (one.kernel * one.inner_size) == 0,
+        1 <= one.inner_size <= MAX_ELEMENTS
+        and one.count % max(1, one.kernel * one.inner_size) == 0,
     )
     if not all(sound):
         raise PatchFormatError("expected a sound description of elements")

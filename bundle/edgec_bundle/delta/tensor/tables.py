@@ -17,7 +17,6 @@ PROBABILITY_BITS = 16
 LEVELS = 20  # in half octaves of the expected size: 2**-7 .. 2**3
 BUCKETS = 3  # of the fraction that the prediction's rounding left
 CONTEXTS = LEVELS * BUCKETS
-MASK_LEVEL = 14  # the level whose table every context of a mask starts with
 
 _PRIOR = 24 * 32
 _INCREMENT = 32
@@ -49,8 +48,11 @@ _PRIORS = _priors()
 
 def fresh_counts(static: bool) -> Ints:
     """Return [CONTEXTS, SYMBOLS], the counts before anything came."""
-    levels = np.full(CONTEXTS, MASK_LEVEL) if static else np.arange(CONTEXTS) // BUCKETS
-    return np.take(_PRIORS, levels, axis=0)
+    if static:  # a mask: alive or zero alike, the other sign seldom
+        counts = np.zeros((CONTEXTS, SYMBOLS), np.int64)
+        counts[:, CENTRE : CENTRE + 3] = (2 * _INCREMENT, 2 * _INCREMENT, _INCREMENT >> 2)
+        return counts
+    return np.repeat(_PRIORS, BUCKETS, axis=0)
 
 
 def frequencies(counts: Ints) -> Ints:
