@@ -5,6 +5,7 @@ A part that dies is started again, later each time. Everything a part says goes 
 process ends, its children end too: orderly at SIGINT and SIGTERM, by the kernel otherwise.
 """
 
+import errno
 import fcntl
 import os
 import signal
@@ -31,6 +32,7 @@ LONGEST_BACKOFF_S = 30.0
 GOOD_RUN_S = 60.0  # a part that ran this long starts over with a short backoff
 FAILED_STARTS = 3  # of a part that has never been ready: then the whole server gives up
 STOP_S = 10.0
+LEAVING_S = 4.0  # for the listeners of a killed server to end before another takes their ports
 LARGEST_LOG = 10 * 2**20  # then <part>.log becomes <part>.log.1
 _POLL_S = 0.1
 
@@ -69,12 +71,13 @@ def serve(settings: Settings, say: Say | None = None) -> int:
 
     Raises:
         SettingsError: the folder is not usable.
-        ConflictError: another process serves this folder.
+        ConflictError: another process serves this folder, or listens where it is to listen.
     """
     say = say or _print
     Server.open(settings).close()
     with folder_lock(settings.dir):
         settings = with_free_ports(settings)
+        check_ports(settings)
         tls_files("devices", settings)  # once, before several parts want them
         supervisor = Supervisor(settings, parts(settings), say)
         supervisor.handle_signals()
@@ -89,6 +92,22 @@ def with_free_ports(settings: Settings) -> Settings:
         if (address := getattr(settings, name)).port == 0
     }
     return replace(settings, **chosen)
+
+
+def check_ports(settings: Settings) -> None:
+    """Raise ConflictError if something else listens at one of the server's own addresses."""
+    names = ("http", "devices", *(("mqtt",) if is_child(settings) else ()))
+    for name in names:
+        address: Address = getattr(settings, name)
+        deadline = time.monotonic() + LEAVING_S
+        while (problem := _bind_problem(address)) == errno.EADDRINUSE:
+            if time.monotonic() > deadline:
+                raise ConflictError(
+                    f"--{name}: something else listens at {address}; choose another port"
+                )
+            time.sleep(_POLL_S)
+        if problem is not None:
+            raise SettingsError(f"--{name}: cannot listen at {address}: {os.strerror(problem)}")
 
 
 class Supervisor:
@@ -137,9 +156,9 @@ class Supervisor:
         self._stopping.set()
 
     def _stop(self) -> None:
-        deadline = time.monotonic() + STOP_S
+        # Each its own time: a slow part must not leave the broker none to save what it holds.
         for part in reversed(self._parts):
-            part.stop(deadline, self._hurry)
+            part.stop(time.monotonic() + STOP_S, self._hurry)
         self._say("stopped")
 
 
@@ -294,14 +313,29 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 
 def _free_port(address: Address) -> int:
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
-        with socket.socket(family) as probe:
-            probe.bind((address.host, 0))
-            port: int = probe.getsockname()[1]
-            return port
+        return _bind(replace(address, port=0))
     except OSError as error:
         raise SettingsError(f"cannot listen at {address.host}: {error.strerror}") from error
+
+
+def _bind(address: Address) -> int:
+    """Bind to `address` for a moment and return its port. Raises OSError."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        # as the listeners do, so that connections of an earlier run that linger are no hindrance
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((address.host, address.port))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _bind_problem(address: Address) -> int | None:
+    try:
+        _bind(address)
+    except OSError as error:
+        return error.errno or errno.EADDRNOTAVAIL
+    return None
 
 
 def _how(code: int) -> str:
