@@ -27,7 +27,8 @@ MAX_KEPT_BYTES = 4 << 20
 MAX_KEPT_RANGES = 1 << 14
 _HEAD_BYTES = 32  # more than a record's head can have
 _PIECE = 1 << 18
-_BATCH_RECORDS = 6
+_BATCH_RECORDS = 6  # that numpy decodes side by side, if they make no more than this:
+_BATCH_BYTES = 1 << 20
 
 
 class Kept:
@@ -181,7 +182,7 @@ class Applier:
             contents = Record.from_bytes(self._body.pread(size, head.payload_at))
             if contents.made != head.made:
                 raise PatchFormatError("expected a record to make what it says")
-            if batch and _refers(contents):
+            if batch and (_refers(contents) or made + head.made > self.made + _BATCH_BYTES):
                 break
             batch.append((head, contents))
             at, made = head.end, made + head.made
