@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgec_compiler.errors import MissingExtraError, ModelFileError, UsageError
-from edgec_compiler.importers.sniff import OLD_KERAS
+from edgec_compiler.importers.sniff import OLD_KERAS, ZIP_ERRORS
 
 _MAX_JSON_BYTES = 512 << 20
 _TORCH_DTYPES = {
@@ -134,7 +134,7 @@ def _torch(path: Path) -> Facts:
             "outputs": [_torch_end(arg["as_tensor"]["name"], values) for arg in made],
             "operators": operators,
         }
-    except (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (*ZIP_ERRORS, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ModelFileError(f"{path}: not an exported program, or a damaged one") from error
 
 

@@ -22,6 +22,8 @@ def import_model(model: str, shapes: Shapes) -> SourceModel:
         return _import(kind, path, factory, shapes)
     except RecursionError as error:
         raise ModelFileError(f"{path}: nested deeper than any honest model") from error
+    except MemoryError as error:
+        raise ModelFileError(f"{path}: opening it takes more memory than there is") from error
 
 
 def is_quantised_model(model: str) -> bool:

@@ -7,11 +7,11 @@ lambdas and wrapped modules, which hold code, are refused.
 
 import json
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 from edgec_compiler.errors import ModelFileError
+from edgec_compiler.importers.sniff import ZIP_ERRORS
 
 _MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
 _MAX_CONFIG_BYTES = 64 << 20
@@ -40,16 +40,7 @@ def read_config(path: Path) -> Config:
             if (bad := archive.testzip()) is not None:
                 raise ModelFileError(f"{path}: {bad} is damaged")
             config = json.loads(archive.read("config.json"))
-    except (
-        zipfile.BadZipFile,
-        zipfile.LargeZipFile,
-        OSError,
-        ValueError,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-        zlib.error,
-    ) as error:
+    except ZIP_ERRORS as error:
         raise ModelFileError(f"{path}: a damaged .keras file: {error}") from error
     if not isinstance(config, dict):
         raise ModelFileError(f"{path}: a damaged .keras file: its config.json is no object")

@@ -2,6 +2,7 @@
 
 import re
 import zipfile
+import zlib
 from pathlib import Path
 from typing import NoReturn
 
@@ -9,6 +10,17 @@ from edgec_compiler.errors import ModelFileError, UsageError
 
 KINDS = ("onnx", "torch", "factory", "tflite", "keras", "h5", "savedmodel")
 OLD_KERAS = {"h5": "a Keras .h5 file", "savedmodel": "a SavedModel"}
+# What zipfile raises about damaged archives: features that it lacks and passwords included.
+ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    OSError,
+    ValueError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    zlib.error,
+)
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _LFS = b"version https://git-lfs"
 _PICKLES = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
@@ -91,7 +103,7 @@ def _kind_of_zip(file: Path) -> str:
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except ZIP_ERRORS as error:
         raise ModelFileError(f"{file}: a damaged archive: {error}") from error
     if "metadata.json" in names and "model.weights.h5" in names:
         return "keras"

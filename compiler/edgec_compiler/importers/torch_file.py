@@ -17,11 +17,12 @@ from torch.utils import _pytree as pytree
 
 from edgec_compiler.errors import CompilerError, ModelFileError, UsageError
 from edgec_compiler.importers.shapes import Shapes, fixed_shape, refuse_unknown
-from edgec_compiler.importers.sniff import pickled_message
+from edgec_compiler.importers.sniff import ZIP_ERRORS, pickled_message
 from edgec_compiler.source import Operator, SourceModel
 from edgec_runtime.session import ModelTensor
 
 _MAX_INDEX_BYTES = 256 << 20
+_MAX_BYTES = 4 << 30
 
 
 def import_program(path: Path, shapes: Shapes) -> SourceModel:
@@ -190,6 +191,10 @@ def _refuse_pickles(path: Path, payload: bytes) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(payload)) as archive:
             members = {info.filename: info.file_size for info in archive.infolist()}
+            if len(members) != len(archive.infolist()):
+                raise ModelFileError(f"{path}: holds two files of one name, so it says two things")
+            if sum(members.values()) > _MAX_BYTES:
+                raise ModelFileError(f"{path}: unpacks to more than {_MAX_BYTES >> 30} GiB")
             indices = [
                 n for n in members if n.endswith(("_weights_config.json", "_constants_config.json"))
             ]
@@ -201,7 +206,7 @@ def _refuse_pickles(path: Path, payload: bytes) -> None:
                 config = json.loads(archive.read(name))["config"]
                 if any(entry.get("use_pickle") for entry in config.values()):
                     raise ModelFileError(pickled_message(path))
-    except (zipfile.BadZipFile, ValueError, KeyError, AttributeError, TypeError, OSError) as error:
+    except (*ZIP_ERRORS, KeyError, AttributeError, TypeError, IndexError) as error:
         raise ModelFileError(f"{path}: not an exported program, or a damaged one") from error
 
 

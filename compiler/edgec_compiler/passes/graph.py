@@ -9,13 +9,25 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from edgec_compiler.errors import ConversionError
+
 Example = tuple[torch.Tensor, ...]
 
 
 def capture(module: nn.Module, example: Example) -> fx.GraphModule:
-    """Return `module` as a flat graph of ATen operators for inputs like `example`."""
-    with torch.no_grad():
-        program = torch.export.export(module, example)
+    """Return `module` as a flat graph of ATen operators for inputs like `example`.
+
+    Raises:
+        ConversionError: what the module does depends on values that only its input brings.
+    """
+    try:
+        with torch.no_grad():
+            program = torch.export.export(module, example)
+    except Exception as error:  # torch.export's errors share no base class
+        reason = str(error).strip().partition("\n")[0][:300]
+        raise ConversionError(
+            f"torch cannot capture the model: {type(error).__name__}: {reason}"
+        ) from error
     graph = program.module(check_guards=False)
     if not isinstance(graph, fx.GraphModule):
         raise TypeError(f"expected a GraphModule, got {type(graph).__name__}")

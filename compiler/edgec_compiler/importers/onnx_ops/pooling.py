@@ -1,5 +1,6 @@
 """Pooling over one, two or three spatial axes, and global pooling."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -105,7 +106,7 @@ def _max_unpool(node: Node, x: Tensor, places: Tensor, *_shape: Tensor) -> Tenso
         for i, (size, s, k) in enumerate(zip(x.shape[2:], strides, kernel, strict=True))
     ]
     shape = list(x.shape[:2]) + inner
-    flat = torch.zeros(int(torch.tensor(shape).prod()), dtype=x.dtype)
+    flat = torch.zeros(math.prod(shape), dtype=x.dtype)
     made = flat.scatter(0, places.reshape(-1), x.reshape(-1)).reshape(shape)
     if not node.has(2):
         return made

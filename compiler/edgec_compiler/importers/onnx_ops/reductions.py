@@ -1,5 +1,6 @@
 """Operators that reduce along axes, and the softmax family."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -64,7 +65,7 @@ def _softmax(call: Callable[[Tensor, int], Tensor]) -> Callable[[Node, Tensor], 
         axis = node.attr("axis", 1) % x.dim()
         if axis == x.dim() - 1:
             return call(x, axis)
-        rows = int(torch.tensor(x.shape[:axis]).prod()) if axis else 1
+        rows = math.prod(x.shape[:axis])
         return call(x.reshape(rows, -1), -1).reshape(x.shape)
 
     return run

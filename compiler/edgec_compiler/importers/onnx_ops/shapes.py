@@ -121,7 +121,9 @@ def _constant_of_shape(node: Node, _shape: Tensor) -> Tensor:
     return torch.from_numpy(np.full(node.ints(0, "shape"), fill.ravel()[0], fill.dtype))
 
 
-def _range(_node: Node, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
+def _range(node: Node, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
+    for index in range(3):
+        node.constant(index, "range")
     return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
 
 
