@@ -6,6 +6,7 @@ from pathlib import Path
 
 import flatbuffers
 import numpy as np
+from delta_lots import weights_of as random_data
 from hypothesis import strategies as st
 
 from edgec_bundle.delta import apply_patch, make_patch_as
@@ -145,24 +146,6 @@ def _vector(builder: flatbuffers.Builder, tables: list[int]) -> int:
     for table in reversed(tables):
         builder.PrependUOffsetTRelative(table)
     return int(builder.EndVector())
-
-
-def random_data(dtype: str, count: int, chance: np.random.Generator) -> bytes:
-    """Return the bytes of `count` elements, like weights."""
-    values = chance.normal(size=count)
-    if dtype == "float32":
-        return values.astype("<f4").tobytes()
-    if dtype == "float16":
-        return values.astype("<f2").tobytes()
-    if dtype == "bfloat16":
-        return (values.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
-    if dtype == "int4":
-        return chance.integers(0, 256, -(-count // 2), dtype=np.uint8).tobytes()
-    limit = {"int8": 40.0, "uint8": 40.0, "int16": 9000.0, "int32": 60_000.0}[dtype]
-    return np.rint(values * limit).astype(np.int64).astype(f"<{_CODES[dtype]}").tobytes()
-
-
-_CODES = {"int8": "i1", "uint8": "u1", "int16": "i2", "int32": "i4"}
 
 
 def tuned(one: Weights, chance: np.random.Generator, amount: float) -> Weights:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from delta_lots import LANE_GOLDENS, lane_digest
 from delta_models import GOLDENS, body_of
 from golden_pairs import pairs
-from test_lanes import LANE_GOLDENS, lane_digest
 
 
 def main() -> None:

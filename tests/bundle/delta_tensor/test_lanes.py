@@ -4,53 +4,16 @@ import json
 
 import numpy as np
 import pytest
-from delta_models import GOLDENS, random_data
+from delta_lots import LANE_GOLDENS, NONE, a_lot, a_mask, lane_digest
+from delta_models import GOLDENS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgec_bundle.delta.tensor import decoding, encoding, engine, numbers, tables
 from edgec_bundle.delta.tensor.lanes import Coded
-from edgec_bundle.delta.tensor.lot import MASK, TAPS, Lot
+from edgec_bundle.delta.tensor.lot import TAPS, Lot
 from edgec_bundle.delta.tensor.model import DTYPES
-from edgec_bundle.delta.tensor.numbers import Ints
-from edgec_bundle.digest import sha256_hex
 from edgec_bundle.errors import PatchFormatError
-
-NONE = np.empty(0, np.int64)
-
-
-def a_lot(dtype: str, count: int, seed: int, amount: float) -> tuple[Lot, Ints]:
-    """Return a lot with everything that lots can have, and codes that fit it more or less."""
-    chance = np.random.default_rng(seed)
-    bits = numbers.bits_of(dtype)
-    even = count + count % 2
-    reference = numbers.codes_of(random_data(dtype, even, chance), dtype)[:count]
-    moved = reference + np.rint(amount * (1 << (bits - 2)) * chance.normal(size=count))
-    codes = numbers.wrapped(moved.astype(np.int64), bits)
-    cuts = chance.choice(np.arange(1, count), min(3, count - 1), replace=False)
-    starts = np.concatenate(([0], np.sort(cuts))).astype(np.int64)
-    exponents = chance.integers(20, 38, len(starts))
-    each = exponents[np.searchsorted(starts, np.arange(count), "right") - 1]
-    fixed = numbers.fixed_of(reference, dtype, each)
-    base = np.where(chance.random(count) < 0.5, fixed, fixed * 65_000 >> 16)
-    coefficients = chance.integers(-40, 40, (9, TAPS))
-    coefficients[0] = 0
-    rows = (np.arange(count) % 9).astype(np.int16)
-    activities = chance.integers(0, 96, len(starts))
-    lot = Lot(
-        dtype, base, reference, fixed, rows, coefficients, starts, activities, exponents, NONE
-    )
-    return lot, codes
-
-
-def a_mask(count: int, seed: int) -> tuple[Lot, Ints]:
-    chance = np.random.default_rng(seed)
-    contexts = chance.integers(0, tables.CONTEXTS, count)
-    numbers_ = (chance.random(count) * 60 < contexts).astype(np.int64) * 2
-    no_rows = np.empty(0, np.int16)
-    lot = Lot(MASK, NONE, NONE, NONE, no_rows, NONE, NONE, NONE, NONE, contexts)
-    return lot, numbers_
-
 
 amounts = st.sampled_from([0.0, 1e-6, 1e-3, 0.05, 3.0])
 
@@ -155,18 +118,6 @@ def test_little_is_written_where_little_changed() -> None:
 
     entropy = 500 * np.log2(100) + 49_500 * np.log2(100 / 99) + 500  # bits, the signs included
     assert len(coded.words) * 8 < 1.1 * entropy
-
-
-LANE_GOLDENS = ("int8-1", "uint8-2", "int4-3", "int16-4", "int32-5", "float16-6", "float32-7")
-LANE_GOLDENS += ("bfloat16-8", "mask-9")
-
-
-def lane_digest(name: str) -> str:
-    """Return the digest of what the lanes write of a lot."""
-    dtype, seed = name.split("-")
-    lot, codes = a_mask(999, 9) if dtype == MASK else a_lot(dtype, 999, int(seed), 0.05)
-    (coded,) = encoding.encode_lots([lot], [codes], 8)
-    return sha256_hex(b"|".join((coded.states, coded.words, coded.bits)))
 
 
 @pytest.mark.parametrize("name", LANE_GOLDENS)

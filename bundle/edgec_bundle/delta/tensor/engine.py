@@ -31,12 +31,19 @@ def _load() -> ModuleType | None:
     return edgec_accel if edgec_accel.VERSION == _VERSION else None
 
 
-_ACCEL = _load()
+_INSTALLED = _load()
+_ACCEL = _INSTALLED
 
 
 def is_compiled() -> bool:
     """Return whether `edgec-accel` runs the lanes."""
     return _ACCEL is not None
+
+
+def use_compiled(wanted: bool) -> None:
+    """Let `edgec-accel` run the lanes, where it is installed, or numpy: to compare them."""
+    global _ACCEL
+    _ACCEL = _INSTALLED if wanted else None
 
 
 def encode_lots(lots: Sequence[Lot], codes: Sequence[Ints], lane_count: int) -> list[Coded]:
