@@ -29,11 +29,12 @@ from edgec_compiler.naming import model_name
 from edgec_compiler.options import CompileOptions
 from edgec_compiler.planning import Plan, plan
 from edgec_compiler.records import Inputs, Making
+from edgec_compiler.requantise.base import open_base, read_base
 from edgec_compiler.samples import Samples, digest_of, load_samples, noise
 from edgec_compiler.sessions import source_session
 from edgec_compiler.source import SourceModel
 from edgec_compiler.tools import tool_versions
-from edgec_compiler.variants import Variant, make_variant
+from edgec_compiler.variants import Near, Variant, make_variant
 from edgec_runtime.classes import parse_labels
 from edgec_runtime.errors import RunError
 from edgec_runtime.evaluate import Evaluation
@@ -123,17 +124,13 @@ class _Run:
 
     def make(self, one: Plan, started: float) -> TargetResult:
         """Make, judge, write and measure one target's bundle. Raises CompilerError."""
-        variant = make_variant(self.forms, one.profile, one.format, one.precision)
+        near = self._near(one)
+        variant = make_variant(self.forms, one.profile, one.format, one.precision, near)
         self._check_memory(one, len(variant.payload))
         self.forms.progress(f"{one.profile.name}: judge")
-        session = judging.judged_session(variant.payload, one.format, one.profile)
-        runtime = judging.runtime_of(one.profile, one.format)
-        manifest = judging.draft_manifest(variant.interface, one.format, runtime)
-        pipeline = Pipeline(manifest, session, _label_names(self.labels))
+        pipeline = self._pipeline(one, variant)
         try:
-            compiled = judging.run_over(pipeline, self.evaluation)
-            verdict = judging.compare(self.expected, compiled, self.evaluation)
-            judging.check_budget(verdict, self.options.max_accuracy_drop, one.profile.name)
+            verdict = self._verdict(one, pipeline)
             fitted = self._fit(one, variant)
             making = Making(
                 self.options,
@@ -160,8 +157,40 @@ class _Run:
         finally:
             pipeline.close()
         facts = records.facts(making, bundle.digest, str(one.out), measured[0])
-        notes = [note for note in (one.note, *fitted.notes) if note]
+        notes = [note for note in (one.note, *_said(variant), *fitted.notes) if note]
         return TargetResult(one.profile.name, facts, note="; ".join(notes) or None)
+
+    def _pipeline(self, one: Plan, variant: Variant) -> Pipeline:
+        session = judging.judged_session(variant.payload, one.format, one.profile)
+        runtime = judging.runtime_of(one.profile, one.format)
+        manifest = judging.draft_manifest(variant.interface, one.format, runtime)
+        return Pipeline(manifest, session, _label_names(self.labels))
+
+    def _verdict(self, one: Plan, pipeline: Pipeline) -> judging.Verdict:
+        """Return how good a variant is. Raises NotAchievedError if it misses the budget."""
+        compiled = judging.run_over(pipeline, self.evaluation)
+        verdict = judging.compare(self.expected, compiled, self.evaluation)
+        judging.check_budget(verdict, self.options.max_accuracy_drop, one.profile.name)
+        return verdict
+
+    def _near(self, one: Plan) -> Near | None:
+        """Return the deployed model that this target's shall be near to. Raises CompilerError."""
+        path = self.options.delta_base
+        if path is None:
+            return None
+        base = read_base(open_base(Path(path), one.profile.name, one.format, one.precision))
+
+        def accept(variant: Variant) -> bool:
+            pipeline = self._pipeline(one, variant)
+            try:
+                self._verdict(one, pipeline)
+            except NotAchievedError:
+                return False
+            finally:
+                pipeline.close()
+            return True
+
+        return Near(base, self.options.delta_budget, self.evaluation, accept)
 
     def _fit(self, one: Plan, variant: Variant) -> Fitted:
         """Return the target's own form of a judged variant. Raises CompilerError."""
@@ -179,6 +208,11 @@ class _Run:
                 f"{one.profile.name}: the model has {size} bytes, the device {limit} bytes of "
                 "memory: lower the --precision or make the model smaller"
             )
+
+
+def _said(variant: Variant) -> tuple[str, ...]:
+    """Return what people shall hear about an update near a deployed model."""
+    return variant.notes if variant.delta is not None else ()
 
 
 def _read_labels(path: str | None) -> bytes | None:

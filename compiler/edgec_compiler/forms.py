@@ -1,6 +1,6 @@
 """One imported model and its float forms, each made once and shared by all targets of a run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import onnx
@@ -14,7 +14,7 @@ from edgec_compiler.passes import capture, run_passes
 from edgec_compiler.quantise.ranges import observe_onnx, observe_tflite
 from edgec_compiler.samples import Samples, feeds
 from edgec_compiler.source import SourceModel
-from edgec_runtime.session import load_session
+from edgec_runtime.session import Array, load_session
 
 Progress = Callable[[str], None]
 
@@ -70,14 +70,8 @@ class Forms:
         """Return the ranges of the float TFLite form's activations over the calibration data."""
         if "tflite" not in self._ranges:
             form = self.tflite()
-            session = load_session(form.payload, "litert")
-            names, inputs = [t.name for t in session.inputs], session.inputs
-            session.close()
-            ends = (self.source.inputs, self.source.outputs)
-            moved = (form.moved_inputs, ())
-            fitted = fit(self.interface, ends, (inputs, self.source.outputs), moved)
             self.progress("calibrate")
-            samples = feeds(self._samples(), fitted, names)
+            samples = self.tflite_feeds(self.calibration_samples())
             self._ranges["tflite"] = observe_tflite(form.payload, samples)
         return self._ranges["tflite"]
 
@@ -86,12 +80,28 @@ class Forms:
         if "onnx" not in self._ranges:
             form = self.onnx(max_opset)
             self.progress("calibrate")
-            names = [tensor.name for tensor in self.source.inputs]
-            samples = feeds(self._samples(), self.interface, names)
+            samples = self.onnx_feeds(self.calibration_samples())
             self._ranges["onnx"] = observe_onnx(form, samples)
         return self._ranges["onnx"]
 
-    def _samples(self) -> Samples:
+    def tflite_feeds(self, samples: Samples) -> Iterator[Mapping[str, Array]]:
+        """Yield what the float TFLite form reads, sample by sample."""
+        form = self.tflite()
+        session = load_session(form.payload, "litert")
+        names, inputs = [t.name for t in session.inputs], session.inputs
+        session.close()
+        ends = (self.source.inputs, self.source.outputs)
+        moved = (form.moved_inputs, ())
+        fitted = fit(self.interface, ends, (inputs, self.source.outputs), moved)
+        return feeds(samples, fitted, names)
+
+    def onnx_feeds(self, samples: Samples) -> Iterator[Mapping[str, Array]]:
+        """Yield what the float ONNX form reads, sample by sample."""
+        names = [tensor.name for tensor in self.source.inputs]
+        return feeds(samples, self.interface, names)
+
+    def calibration_samples(self) -> Samples:
+        """Return the calibration data. Raises ConversionError if there is none."""
         if self.calibration is None:
             raise ConversionError("calibration data is missing")
         return self.calibration

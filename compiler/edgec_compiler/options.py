@@ -26,6 +26,8 @@ class CompileOptions:
     labels: str | None = None
     precision: str = "auto"
     max_accuracy_drop: float | None = None  # None: 0.01 where there are labels, else no limit
+    delta_base: str | None = None
+    delta_budget: float = 1.0  # times the error of ordinary quantisation
     seed: int = 0
     lock: str | None = None
     locked: str | None = None

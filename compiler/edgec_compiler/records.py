@@ -78,12 +78,15 @@ def metrics(making: Making) -> JSON:
 def lineage(making: Making) -> JSON:
     """Return `Manifest.lineage`: the source and every input, by digest."""
     source = making.source
-    return {
+    found: JSON = {
         "source": {"name": source.name, "format": source.format, "sha256": source.sha256},
         "inputs": making.inputs.to_dict(),
         "options": chosen_options(making),
         "tools": dict(making.tools),
     }
+    if making.variant.delta is not None:
+        found["delta"] = dict(making.variant.delta)
+    return found
 
 
 def chosen_options(making: Making) -> JSON:
@@ -208,6 +211,7 @@ def facts(making: Making, digest: str, bundle: str, measured: Measurements) -> J
         "agreement": found["agreement"],
         "samples": found["samples"],
         "data": found["data"],
+        **({} if making.variant.delta is None else {"delta": dict(making.variant.delta)}),
         "ops": {"total": len(making.source.operators), "accelerated": accelerated(making)},
         "latency_ms": _latency(making, measured),
         "estimates": dict(making.fitted.figures),

@@ -37,6 +37,7 @@ def page(report: Mapping[str, Any], measured: Mapping[str, Any]) -> str:
                 ("bundle's model", metrics["bytes"]["model"], _bytes(metrics["bytes"]["model"])),
             ]
         ),
+        _delta(report["lineage"].get("delta")),
         _timing(measured),
         _operators(report["operators"]),
         _mapping(report["mapping"]),
@@ -74,10 +75,30 @@ def _bars(rows: list[tuple[str, float, str]], limit: float | None = None) -> str
         colour = "var(--bar)" if index == len(rows) - 1 else "var(--old)"
         drawn.append(
             f"<text class=soft x=0 y={y + 19}>{escape(name)}</text>"
-            f"<rect x=140 y={y + 4} width={width:.1f} height=20 rx=3 fill='{colour}'/>"
-            f"<text x={150 + width:.1f} y={y + 19}>{escape(text)}</text>"
+            f"<rect x=170 y={y + 4} width={width:.1f} height=20 rx=3 fill='{colour}'/>"
+            f"<text x={180 + width:.1f} y={y + 19}>{escape(text)}</text>"
         )
     return f"<svg viewBox='0 0 680 {len(rows) * _ROW}' role=img>{''.join(drawn)}</svg>"
+
+
+def _delta(delta: Mapping[str, Any] | None) -> str:
+    """Return what an update near a deployed model costs and saves."""
+    if delta is None:
+        return ""
+    patch, error, changed = delta["patch"], delta["error"], delta["changed"]
+    told = (
+        f"Made near the deployed bundle {delta['base'][:16]}: {delta['layers']['matched']} of "
+        f"{delta['layers']['total']} layers have a counterpart; lambda {delta['lambda']:.4g}, "
+        f"budget {delta['budget']:g}. The error is against the float model, on "
+        f"{error['samples']} {error['data']} samples, in standard deviations of its output."
+    )
+    names = (("ordinary", "ordinary int8"), ("model", "this model"))
+    sizes = [(f"patch, {n}", patch[k]["bytes"], _bytes(patch[k]["bytes"])) for k, n in names]
+    errors = [(f"error, {n}", error[k], f"{error[k]:.4f}") for k, n in names]
+    shares = [(f"changed, {n}", changed[k], f"{changed[k]:.1%} of weights") for k, n in names]
+    return (
+        f"<h2>Update</h2><p>{escape(told)}</p>" + _bars(sizes) + _bars(errors) + _bars(shares, 1.0)
+    )
 
 
 def _timing(measured: Mapping[str, Any]) -> str:

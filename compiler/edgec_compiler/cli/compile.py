@@ -82,6 +82,20 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         help=f"fail above this loss ({DEFAULT_MAX_DROP:g} with labels; without labels it limits "
         "disagreement with the source model, if given)",
     )
+    parser.add_argument(
+        "--delta-base",
+        metavar="BUNDLE",
+        help="the bundle that devices run (or the folder of a compile for several targets): int8 "
+        "weights stay near its own, so that the update is small",
+    )
+    parser.add_argument(
+        "--delta-budget",
+        type=float,
+        default=1.0,
+        metavar="FACTOR",
+        help="with --delta-base: how large the error against the float model may be, in terms of "
+        "ordinary quantisation's (1.0)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be made, and stop")
     lock = parser.add_mutually_exclusive_group()
     lock.add_argument("--lock", metavar="FILE", help="write tool versions and input digests")
@@ -138,6 +152,8 @@ def _options(arguments: argparse.Namespace) -> CompileOptions:
         labels=arguments.labels,
         precision=arguments.precision,
         max_accuracy_drop=drop,
+        delta_base=arguments.delta_base,
+        delta_budget=arguments.delta_budget,
         seed=arguments.seed,
         lock=arguments.lock,
         locked=arguments.locked,

@@ -1,0 +1,75 @@
+"""Requantisation of a compile run's forms: which samples, which back end, which file is shipped."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import onnx
+
+from edgec_compiler.convert import fixups
+from edgec_compiler.errors import ModelFileError, UsageError
+from edgec_compiler.forms import Forms
+from edgec_compiler.requantise.base import Base
+from edgec_compiler.requantise.onnx_layers import OnnxLayers, OnnxModel
+from edgec_compiler.requantise.rebase import Data, Rebased, Wanted, rebase
+from edgec_compiler.requantise.tflite_layers import TfliteLayers, TfliteModel
+from edgec_compiler.samples import Samples
+from edgec_runtime.session import Array
+
+_JUDGED = 3  # without evaluation data every third calibration sample judges instead
+Feeder = Callable[[Samples], Iterator[Mapping[str, Array]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What `--delta-base` asks for, for one target."""
+
+    base: Base
+    budget: float
+    evaluation: Samples
+    accept: Callable[[bytes], bool]  # the accuracy gate, on a shipped file
+
+
+def rebase_tflite(
+    forms: Forms, ordinary: bytes, request: Request, *, full_integer: bool
+) -> Rebased:
+    """Return the int8 TFLite file `ordinary`, as the quantiser made it, near the deployed one."""
+    try:
+        deployed = TfliteLayers(request.base.payload).layers
+    except ModelFileError as error:
+        raise UsageError(f"--delta-base: {error}") from error
+    wanted = Wanted(
+        request.base,
+        request.budget,
+        lambda made: fixups.finish(made, forms.source, full_integer=full_integer),
+        request.accept,
+    )
+    model = TfliteModel(forms.tflite().payload, ordinary)
+    return rebase(model, deployed, _data(forms, request, forms.tflite_feeds), wanted)
+
+
+def rebase_onnx(
+    forms: Forms, exact: onnx.ModelProto, ordinary: onnx.ModelProto, request: Request
+) -> Rebased:
+    """Return the Q/DQ model `ordinary` of the float model `exact` near the deployed one."""
+    try:
+        deployed = OnnxLayers(onnx.load_from_string(request.base.payload)).layers
+    except Exception as error:  # protobuf's errors share no base class
+        raise UsageError("--delta-base: a damaged ONNX file") from error
+    wanted = Wanted(request.base, request.budget, bytes, request.accept)
+    data = _data(forms, request, forms.onnx_feeds)
+    return rebase(OnnxModel(exact, ordinary), deployed, data, wanted)
+
+
+def _data(forms: Forms, request: Request, feeder: Feeder) -> Data:
+    calibration = forms.calibration_samples()
+    if request.evaluation.origin == "evaluation":
+        return Data(lambda: feeder(calibration), lambda: feeder(request.evaluation), "evaluation")
+
+    def part(judged: bool) -> Iterator[Mapping[str, Array]]:
+        for number, sample in enumerate(feeder(calibration)):
+            if (number % _JUDGED == 0) == judged:
+                yield sample
+
+    if len(calibration.data) < 2 * _JUDGED:
+        return Data(lambda: feeder(calibration), lambda: feeder(calibration), "calibration")
+    return Data(lambda: part(False), lambda: part(True), "calibration")
