@@ -198,7 +198,7 @@ def pack_bundle(bundle: Bundle, out: Path | str, neighbours: Sequence[str] = ())
 
 
 def _save_archive(out: Path, members: Iterator[tuple[str, bytes]]) -> Bundle:
-    with _reading(out), replacing(out) as temporary, open(temporary, "xb") as stream:
+    with _writing(out), replacing(out) as temporary, open(temporary, "xb") as stream:
         write_members(stream.write, members)
         stream.flush()
         os.fsync(stream.fileno())
@@ -207,8 +207,8 @@ def _save_archive(out: Path, members: Iterator[tuple[str, bytes]]) -> Bundle:
 
 def _save_folder(out: Path, files: Mapping[str, bytes]) -> Bundle:
     out = out.absolute()
-    with _reading(out):
-        _check_replaceable(out)
+    check_replaceable(out)
+    with _writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         fresh = out.with_name(f".{out.name[:100]}.{secrets.token_hex(6)}.tmp")
         try:
@@ -292,8 +292,17 @@ def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         fsync_folder(parent)
 
 
+def check_replaceable(out: Path) -> None:
+    """Refuse to write a bundle over anything but a bundle.
+
+    Raises:
+        ArchiveError: `out` is neither absent, nor empty, nor the folder of a bundle alone.
+    """
+    with _reading(out):
+        _check_replaceable(out)
+
+
 def _check_replaceable(out: Path) -> None:
-    """Refuse to replace a folder that holds anything but a bundle."""
     if not out.exists() and not out.is_symlink():
         return
     if out.is_symlink() or not out.is_dir():
@@ -324,3 +333,12 @@ def _reading(path: Path) -> Iterator[None]:
         raise ArchiveError(f"{path}: expected a bundle, but {error.filename} is missing") from error
     except (OSError, ValueError) as error:
         raise ArchiveError(f"{path}: {error}") from error
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) else None
+        raise ArchiveError(f"{path} can't be written: {said or error}") from error

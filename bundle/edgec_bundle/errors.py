@@ -15,6 +15,7 @@ BundleError
 │   └── WithdrawnError         the release keys no longer list it
 ├── DeltaError                 a patch that cannot be made or applied
 │   ├── PatchFormatError       not a well-formed patch, or of an unknown format
+│   ├── PatchPathError         a file of a diff can't be read or written
 │   ├── BaseMismatchError      the patch was made from another file
 │   └── PatchLimitError        the patch wants more than the signed sizes allow
 └── StoreError                 blobs cannot be kept or read
@@ -94,6 +95,10 @@ class DeltaError(BundleError):
 
 class PatchFormatError(DeltaError):
     """The bytes are not a well-formed patch, or its format is unknown."""
+
+
+class PatchPathError(DeltaError):
+    """A file can't be read or written, or a bundle is to be compared with a plain file."""
 
 
 class BaseMismatchError(DeltaError):

@@ -322,7 +322,8 @@ def test_a_crash_in_a_native_library_becomes_a_message(tmp_path: Path) -> None:
     file = tmp_path / "net.py"
     file.write_text("import os, signal\ndef make(): os.kill(os.getpid(), signal.SIGSEGV)\n")
 
-    done = edgec("compile", f"{file}:make", "--target", "generic-x86_64", "--out", str(tmp_path))
+    out = str(tmp_path / "out")
+    done = edgec("compile", f"{file}:make", "--target", "generic-x86_64", "--out", out)
 
     assert done.code == 1
     assert "was killed by SIGSEGV at step 'import'" in done.err

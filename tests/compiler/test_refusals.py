@@ -79,6 +79,7 @@ def test_archives_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["--target", "generic-x86_64", "--precision", "int4"], "takes fp32, fp16, int8, not int4"),
         (["--target", "rpi4", "--shape", "image=1,x"], "expected NAME=1,3,224,224"),
         (["--target", "rpi4", "--version", "new"], "--version"),
+        (["--target", "rpi4", "--name", "My Model"], "--name: expected at most 63 of a-z"),
         (["--target", "rpi4", "--release", "0"], "expected 1 or more"),
         (["--target", "rpi4", "--target", "rpi4"], "give each target once"),
         (["--target", "rpi4", "--calibration", "nowhere.npz"], "no such file"),
@@ -191,6 +192,16 @@ def test_a_python_file_needs_the_name_of_its_function(
 
     assert main(["compile", str(file), "--target", "rpi4"]) == 2
     assert f"{file}:factory" in capsys.readouterr().err
+
+
+def test_a_folder_of_other_files_is_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "holiday.txt").write_text("mine")
+
+    assert main(["compile", MODEL, "--target", "rpi4", "--out", str(tmp_path), "--dry-run"]) == 2
+    assert "--out" in (said := capsys.readouterr().err)
+    assert "holiday.txt" in said
 
 
 def test_a_bundle_is_not_written_over_other_files(tmp_path: Path) -> None:

@@ -10,7 +10,13 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from edgec_bundle.errors import ArchiveError, BundleError, ManifestError, PatchFormatError
+from edgec_bundle.errors import (
+    ArchiveError,
+    BundleError,
+    ManifestError,
+    PatchFormatError,
+    PatchPathError,
+)
 from edgec_compiler.cli import (
     check,
     compile,
@@ -43,6 +49,7 @@ _UNREADABLE = (
     ManifestError,
     ModelError,
     PatchFormatError,
+    PatchPathError,
     ProfileError,
     SpecError,
 )
