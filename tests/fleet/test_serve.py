@@ -16,7 +16,14 @@ import pytest
 from mqtt_clients import free_port, wait_for
 
 from edgec_fleet.errors import ConflictError
-from edgec_fleet.serve import PartSpec, Supervisor, folder_lock, parts, with_free_ports
+from edgec_fleet.serve import (
+    PartSpec,
+    Supervisor,
+    check_ports,
+    folder_lock,
+    parts,
+    with_free_ports,
+)
 from edgec_fleet.settings import Address, Settings
 
 EDGEC_FLEET = "import sys; from edgec_fleet.cli import main; sys.exit(main())"
@@ -189,6 +196,17 @@ def test_ports_left_open_are_chosen_and_differ(tmp_path: Path) -> None:
     assert chosen.http.port > 0
     assert chosen.mqtt.port > 0
     assert chosen.devices == Settings(dir=tmp_path).devices
+
+
+def test_a_port_in_use_is_named_before_anything_starts(tmp_path: Path) -> None:
+    nowhere = Address("127.0.0.1", 0)
+    settings = with_free_ports(Settings(tmp_path, http=nowhere, devices=nowhere, mqtt=nowhere))
+    check_ports(settings)
+
+    with socket.create_server((settings.devices.host, settings.devices.port)):
+        with pytest.raises(ConflictError, match=f"--devices: something else.*{settings.devices}"):
+            check_ports(settings)
+        check_ports(replace(settings, devices=settings.http))
 
 
 def test_a_broker_of_ones_own_is_not_started(tmp_path: Path) -> None:
