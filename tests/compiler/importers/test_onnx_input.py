@@ -1,0 +1,184 @@
+"""ONNX files as input: external data, control flow, opsets."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from edgec_compiler.errors import CompilerError, ModelFileError
+from edgec_compiler.importers import import_model
+from edgec_compiler.importers.onnx_module import build_module
+
+
+def _value(name: str, shape: tuple[int, ...] | None = None, kind: int = TensorProto.FLOAT) -> Any:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def _external(folder: Path, **facts: str) -> str:
+    weights = numpy_helper.from_array(np.arange(8, dtype=np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["y"])], "g", [_value("x", (1, 8))], [_value("y")]
+    )
+    graph.initializer.append(weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": "w.bin", "offset": "0", "length": "32", **facts}.items():
+        tensor.external_data.add(key=key, value=value)
+    (folder / "w.bin").write_bytes(np.arange(8, dtype=np.float32).tobytes())
+    (folder / "m.onnx").write_bytes(model.SerializeToString())
+    return str(folder / "m.onnx")
+
+
+def test_external_data_is_read_and_counted(tmp_path: Path) -> None:
+    file = _external(tmp_path)
+
+    source = import_model(file, {})
+
+    assert source.module is not None
+    assert source.module(torch.zeros(1, 8))[0].tolist() == list(range(8))
+    assert source.size_bytes == Path(file).stat().st_size + 32
+    before = source.sha256
+    (tmp_path / "w.bin").write_bytes(bytes(32))
+    assert import_model(file, {}).sha256 != before
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"location": "../secret"}, "lies outside the model's folder"),
+        ({"location": "/etc/passwd"}, "lies outside the model's folder"),
+        ({"location": "link"}, "lies outside the model's folder"),
+        ({"location": ""}, "without a location"),
+        ({"location": "gone.bin"}, "must lie beside the model"),
+        ({"location": "."}, "must lie beside the model"),
+        ({"length": "64"}, "has 32 bytes, needed are 64"),
+        ({"offset": "-4"}, "at offset '-4'"),
+        ({"offset": "99999999999999999999"}, "at offset"),
+    ],
+)
+def test_external_data_that_lies_or_leads_away_is_refused(
+    facts: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "secret").write_bytes(bytes(64))
+    (folder / "link").symlink_to(tmp_path / "secret")
+
+    with pytest.raises(ModelFileError, match=said):
+        import_model(_external(folder, **facts), {})
+
+
+def _model(nodes: list[Any], opset: int = 17, **constants: Any) -> onnx.ModelProto:
+    held = [numpy_helper.from_array(np.array(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "g", [_value("x", (2, 3))], [_value("y")], held)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+
+
+def _run(model: onnx.ModelProto, x: torch.Tensor) -> torch.Tensor:
+    module, _ = build_module(model, {"x": x})
+    result: torch.Tensor = module(x)
+    return result
+
+
+def test_a_loop_of_known_length_is_unrolled() -> None:
+    body = helper.make_graph(
+        [
+            helper.make_node("Mul", ["state", "two"], ["next"]),
+            helper.make_node("Identity", ["going"], ["on"]),
+            helper.make_node("Identity", ["next"], ["row"]),
+        ],
+        "body",
+        [
+            _value("turn", (), TensorProto.INT64),
+            _value("going", (), TensorProto.BOOL),
+            _value("state", (2, 3)),
+        ],
+        [_value("on", (), TensorProto.BOOL), _value("next", (2, 3)), _value("row", (2, 3))],
+        [numpy_helper.from_array(np.array(2.0, np.float32), "two")],
+    )
+    loop = helper.make_node("Loop", ["turns", "yes", "x"], ["y", "rows"], body=body)
+
+    made = _run(_model([loop], turns=np.int64(3), yes=True), torch.ones(2, 3))
+
+    assert made.tolist() == [[8.0] * 3] * 2
+
+
+def test_a_loop_that_would_never_end_is_refused() -> None:
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["going"], ["on"])],
+        "body",
+        [_value("turn", (), TensorProto.INT64), _value("going", (), TensorProto.BOOL)],
+        [_value("on", (), TensorProto.BOOL)],
+    )
+    nodes = [
+        helper.make_node("Loop", ["", "yes"], [], body=body),
+        helper.make_node("Neg", ["x"], ["y"]),
+    ]
+
+    with pytest.raises(CompilerError):
+        _run(_model(nodes, yes=True), torch.ones(2, 3))
+
+
+def test_a_condition_on_the_data_picks_between_both_branches() -> None:
+    def branch(op: str) -> Any:
+        return helper.make_graph([helper.make_node(op, ["x"], ["b"])], op, [], [_value("b")])
+
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        helper.make_node("Greater", ["sum", "zero"], ["positive"]),
+        helper.make_node(
+            "If", ["positive"], ["y"], then_branch=branch("Neg"), else_branch=branch("Abs")
+        ),
+    ]
+    module, _ = build_module(_model(nodes, zero=np.float32(0)), {"x": torch.ones(2, 3)})
+
+    assert module(torch.ones(2, 3)).sum() == -6
+    assert module(-torch.ones(2, 3)).sum() == 6
+
+
+def test_weights_of_four_bits_in_blocks_are_read_as_floats() -> None:
+    values = np.array([[1, -2, 3, -4, 5, -6]])
+    tensor = helper.make_tensor("q", TensorProto.INT4, (1, 6), values.ravel())
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "s"], ["w"], axis=1, block_size=3),
+        helper.make_node("Reshape", ["w", "shape"], ["r"]),
+        helper.make_node("Add", ["x", "r"], ["y"]),
+    ]
+    model = _model(
+        nodes, 21, s=np.array([[0.5, 2.0]], np.float32), shape=np.array([2, 3], np.int64)
+    )
+    model.graph.initializer.append(tensor)
+
+    made = _run(model, torch.zeros(2, 3))
+
+    assert made.tolist() == [[0.5, -1.0, 1.5], [-8.0, 10.0, -12.0]]
+
+
+@pytest.mark.parametrize(("opset", "taken"), [(6, False), (7, True), (99, False)])
+def test_opsets_from_7_on_are_taken(opset: int, taken: bool, tmp_path: Path) -> None:
+    model = _model([helper.make_node("Neg", ["x"], ["y"])], opset)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+
+    if taken:
+        assert import_model(str(tmp_path / "m.onnx"), {}).operators[0].op == "Neg"
+        return
+    with pytest.raises(ModelFileError, match=f"opset {opset}; supported are 7 to"):
+        import_model(str(tmp_path / "m.onnx"), {})
+
+
+def test_a_graph_that_asks_for_too_much_memory_is_refused(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("ConstantOfShape", ["huge"], ["c"]),
+        helper.make_node("Add", ["x", "c"], ["y"]),
+    ]
+    model = _model(nodes, huge=np.array([1 << 40, 1 << 10], np.int64))
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+
+    with pytest.raises(ModelFileError, match="more memory than there is"):
+        import_model(str(tmp_path / "m.onnx"), {})

@@ -1,0 +1,227 @@
+"""TFLite files as input: passed through, mended, bounded, and photos where pixels are evident."""
+
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from compiler_kit import ROOT, Compiled, edgec
+
+from edgec_bundle.archive import open_bundle
+from edgec_compiler import tflite
+from edgec_compiler.errors import ModelFileError
+from edgec_compiler.importers import import_model
+from edgec_compiler.importers.image_steps import image_steps
+from edgec_compiler.importers.tflite_bounds import check_bounds
+from edgec_compiler.importers.tflite_file import is_quantised_file
+from edgec_compiler.importers.tflite_quantisation import repair
+from edgec_compiler.source import SourceModel
+from edgec_runtime.session import ModelTensor
+
+DATA = Path(os.environ.get("EDGEC_TEST_DATA", ROOT.parent / "shared" / "data"))
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs real models: EDGEC_TEST_DATA")
+needs_compiles = pytest.mark.xdist_group("compiles")
+
+
+@pytest.fixture
+def quantised(compiled: Compiled, tmp_path: Path) -> Path:
+    """The digits model as a full-integer file."""
+    file = tmp_path / "digits.tflite"
+    file.write_bytes(open_bundle(compiled.folder / "coral-edgetpu").read("model"))
+    return file
+
+
+def _weights(model: tflite.Flatbuffer) -> Any:
+    graph = model.subgraphs[0]
+    conv = next(o for o in graph.operators if tflite.op_name(model, o) == "CONV_2D")
+    return graph.tensors[conv.inputs[1]]
+
+
+@needs_compiles
+def test_a_sound_quantised_file_is_taken_byte_for_byte(quantised: Path) -> None:
+    source = import_model(str(quantised), {})
+
+    assert source.quantised
+    assert source.payload == quantised.read_bytes()
+    assert source.notes == ()
+    assert is_quantised_file(quantised)
+
+
+@needs_compiles
+def test_a_quantized_dimension_out_of_range_is_mended(quantised: Path) -> None:
+    sound = quantised.read_bytes()
+    model = tflite.parse(sound, "m")
+    count = len(_weights(model).quantization.scale)
+    assert count > 1
+    _weights(model).quantization.quantizedDimension = 7
+    quantised.write_bytes(tflite.serialise(model))
+
+    source = import_model(str(quantised), {})
+
+    assert source.notes == ("repaired the quantized_dimension of 1 tensors",)
+    assert source.payload is not None
+    mended = _weights(tflite.parse(source.payload, "m")).quantization
+    assert mended.quantizedDimension == 0
+    assert len(mended.scale) == count
+
+
+@needs_compiles
+def test_zero_points_that_are_left_out_are_zero(quantised: Path) -> None:
+    model = tflite.parse(quantised.read_bytes(), "m")
+    _weights(model).quantization.zeroPoint = None
+
+    assert repair(model, "m") == ("repaired the zero points of 1 tensors",)
+    assert set(_weights(model).quantization.zeroPoint) == {0}
+
+
+@needs_compiles
+@pytest.mark.parametrize(
+    ("scale", "said"),
+    [
+        ([0.0], "scale that is not above zero"),
+        ([float("nan")], "scale that is not above zero"),
+        ([1.0] * 3, "has 3 scales for shape"),
+    ],
+)
+def test_quantisation_without_a_meaning_is_refused(
+    quantised: Path, scale: list[float], said: str
+) -> None:
+    model = tflite.parse(quantised.read_bytes(), "m")
+    _weights(model).quantization.scale = scale
+    _weights(model).quantization.zeroPoint = [0] * len(scale)
+    quantised.write_bytes(tflite.serialise(model))
+
+    with pytest.raises(ModelFileError, match=said):
+        import_model(str(quantised), {})
+
+
+@needs_compiles
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (b"edgetpu-custom-op", "give the .tflite file that the Edge TPU compiler was given"),
+        (b"ethos-u", "give the .tflite file that Vela was given"),
+        (b"FlexErf", "without Select TF operators"),
+    ],
+)
+def test_a_file_for_one_device_only_is_refused_with_the_way_out(
+    quantised: Path, name: bytes, said: str
+) -> None:
+    model = tflite.parse(quantised.read_bytes(), "m")
+    code = model.operatorCodes[0]
+    code.builtinCode = code.deprecatedBuiltinCode = 32
+    code.customCode = name
+    quantised.write_bytes(tflite.serialise(model))
+
+    with pytest.raises(ModelFileError, match=said):
+        import_model(str(quantised), {})
+
+
+def test_tables_that_are_shared_a_million_times_are_refused_at_once() -> None:
+    count, name = 60_000, 200_000
+    names = bytearray(struct.pack("<I", name) + b"x" * name)
+    # root table at 28: subgraphs -> one graph -> tensors, all the same one, with one long name
+    head = bytearray(struct.pack("<I4s", 28, b"TFL3"))
+    head += struct.pack("<HHHHHH", 12, 8, 0, 0, 4, 0) + bytes(8)
+    assert len(head) == 28
+    file = head + struct.pack("<iI", 20, 4)  # soffset to the vtable at 8; subgraphs at 36
+    file += struct.pack("<II", 1, 12)  # one graph, at 52
+    file += struct.pack("<HHHH", 8, 8, 4, 0) + bytes(0)  # its vtable at 44: tensors
+    file += struct.pack("<iI", 8, 4)  # the graph at 52: tensors at 60
+    at = len(file)
+    tensor = at + 4 + 4 * count + 12
+    file += struct.pack("<I", count)
+    file += b"".join(struct.pack("<I", tensor - (at + 4 + 4 * i)) for i in range(count))
+    file += struct.pack("<HHHHHH", 12, 8, 0, 0, 0, 4)  # vtable: name
+    file += struct.pack("<iI", 12, 4) + names
+
+    with pytest.raises(ValueError, match="shared more often"):
+        check_bounds(bytes(file))
+
+
+def _image_model(dtype: str, scale: float, zero: int, shape: tuple[int, ...]) -> SourceModel:
+    given = ModelTensor("image", dtype, shape, scale, zero)
+    made = ModelTensor("scores", dtype, (1, 10), 1 / 256, 0)
+    return SourceModel("tflite", "m", "", 0, (given,), (made,), (), None, b"", quantised=True)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "zero", "steps"),
+    [
+        ("uint8", 1 / 128, 128, ["decode_image", "resize"]),
+        ("uint8", 1 / 255, 0, ["decode_image", "resize"]),
+        ("int8", 1.0, -128, ["decode_image", "resize", "cast", "quantize"]),
+        ("int8", 0.58, 83, []),  # some signal
+    ],
+)
+def test_pixels_are_known_by_the_range_that_the_input_stands_for(
+    dtype: str, scale: float, zero: int, steps: list[str]
+) -> None:
+    found = image_steps(_image_model(dtype, scale, zero, (1, 32, 32, 3)))
+
+    assert [step["op"] for step in found.preprocessing] == steps
+    assert [step["op"] for step in found.postprocessing] == (["dequantize"] if steps else [])
+
+
+def test_a_plane_of_two_channels_is_no_image() -> None:
+    assert not image_steps(_image_model("uint8", 1 / 255, 0, (1, 32, 32, 2))).inputs
+
+
+@needs_data
+@needs_compiles
+@pytest.mark.parametrize(
+    ("model", "photo", "label"),
+    [
+        ("mobilenet_v1_0.25_128_quant", "parrot.jpg", "macaw"),
+        ("mobilenet_v2_1.0_224_quant", "cat.bmp", "Egyptian cat"),
+    ],
+)
+def test_a_photo_gets_its_class_without_any_options(
+    model: str, photo: str, label: str, tmp_path: Path
+) -> None:
+    coral = DATA / "coral"
+    out = tmp_path / "out"
+
+    done = edgec(
+        *("compile", str(coral / f"{model}.tflite"), "--target", "coral-edgetpu"),
+        *("--labels", str(coral / "imagenet_labels.txt"), "--out", str(out), "--json"),
+    )
+    assert done.code == 0, done.err
+    assert open_bundle(out).read("model") == (coral / f"{model}.tflite").read_bytes()
+    answer = edgec("run", str(out), "--input", str(coral / photo), "--json")
+
+    assert answer.lines[0]["label"] == label
+
+
+@needs_data
+@needs_compiles
+@pytest.mark.full
+@pytest.mark.parametrize("target", ["coral-edgetpu", "rpi4", "generic-x86_64-tflite"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("mlperf_tiny/kws_int8", "mlperf_tiny/resnet8_int8", "mlperf_tiny/vww_int8"),
+        *("mlperf_tiny/kws_fp32", "mlperf_tiny/resnet8_fp32", "mlperf_tiny/vww_fp32"),
+        "coral/deeplabv3_mnv2_dm05_pascal_quant",
+    ],
+)
+def test_real_models_compile_for_every_tflite_target(
+    name: str, target: str, tmp_path: Path
+) -> None:
+    model = DATA / f"{name}.tflite"
+    options: list[str] = []
+    if name.endswith("fp32"):
+        (tensor,) = import_model(str(model), {}).inputs
+        values = np.random.default_rng(0).random((8, *tensor.shape[1:]), np.float32)
+        np.savez(tmp_path / "samples.npz", inputs=values)
+        options = ["--calibration", str(tmp_path / "samples.npz"), "--max-accuracy-drop", "1"]
+
+    done = edgec(
+        *("compile", str(model), "--target", target, "--out", str(tmp_path / "out"), "--json"),
+        *options,
+    )
+
+    assert done.code == 0, done.err
+    assert done.lines[0]["precision"] == "int8"

@@ -1,0 +1,130 @@
+"""PyTorch as input: exported programs of every form, never unpickled."""
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from edgec_compiler.errors import CompilerError, ModelFileError
+from edgec_compiler.importers import import_model
+from edgec_compiler.importers.torch_file import import_factory
+
+
+class TwoHeads(nn.Module):
+    """A dict of outputs, a buffer, a constant tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.register_buffer("scale", torch.arange(4.0).reshape(1, 4, 1, 1))
+        self.two = torch.tensor([2.0])
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        y = self.conv(x) * self.scale * self.two
+        return {"mean": y.mean((2, 3)), "peak": y.amax((2, 3))}
+
+
+class Pair(nn.Module):
+    def forward(self, pair: tuple[torch.Tensor, torch.Tensor]) -> Any:
+        return pair[0] + pair[1], [pair[0] * 2]
+
+
+class Learner(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.BatchNorm1d(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.inner(x)
+        return result
+
+
+def _export(path: Path, module: nn.Module, *inputs: Any, **options: Any) -> str:
+    torch.export.save(torch.export.export(module, inputs, **options), path)
+    return str(path)
+
+
+def test_a_dict_of_outputs_keeps_its_names_and_free_axes_are_fixed(tmp_path: Path) -> None:
+    free = {0: torch.export.Dim("b", min=1, max=64), 2: torch.export.Dim("h", min=8, max=64)}
+    example = torch.randn(2, 3, 16, 16)
+    file = _export(tmp_path / "m.pt2", TwoHeads().eval(), example, dynamic_shapes={"x": free})
+
+    source = import_model(file, {"x": (1, 3, 20, 16)})
+
+    assert [t.name for t in source.outputs] == ["mean", "peak"]
+    assert source.inputs[0].shape == (1, 3, 20, 16)
+    with pytest.raises(CompilerError, match="fix it with --shape x=1,3,N,16"):
+        import_model(file, {})
+
+
+def test_nested_inputs_are_taken_one_by_one(tmp_path: Path) -> None:
+    pair = (torch.ones(1, 4), torch.ones(1, 4))
+    file = _export(tmp_path / "m.pt2", Pair().eval(), pair)
+
+    source = import_model(file, {})
+
+    assert [t.name for t in source.inputs] == ["pair_0", "pair_1"]
+    assert source.module is not None
+    made = source.module(torch.full((1, 4), 3.0), torch.ones(1, 4))
+    assert [one[0, 0].item() for one in made] == [4.0, 6.0]
+
+
+def test_a_program_exported_in_training_mode_is_refused(tmp_path: Path) -> None:
+    file = _export(tmp_path / "m.pt2", Learner().train(), torch.randn(2, 4))
+
+    with pytest.raises(ModelFileError, match=r"call model\.eval\(\) before torch\.export"):
+        import_model(file, {})
+
+
+def test_archives_of_other_torch_kinds_say_what_they_are(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
+        archive.writestr("m/code/__torch__.py", "")
+        archive.writestr("m/data.pkl", b"")
+    with zipfile.ZipFile(tmp_path / "old.pt2", "w") as archive:
+        archive.writestr("serialized_exported_program.json", "{}")
+    torch.save({"w": torch.ones(1)}, tmp_path / "weights.pth")
+
+    for name, said in (
+        ("script.pt", "a TorchScript archive"),
+        ("old.pt2", "export it again with torch 2.8"),
+        ("weights.pth", "never unpickled"),
+    ):
+        with pytest.raises(ModelFileError, match=said):
+            import_model(str(tmp_path / name), {})
+
+
+def test_a_pickle_hidden_in_a_sound_program_is_never_run(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "sprung",)
+
+    plain = tmp_path / "m.pt2"
+    _export(plain, nn.Linear(2, 2).eval(), torch.ones(1, 2))
+    stream = io.BytesIO()
+    torch.save(Trap(), stream)
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(tmp_path / "t.pt2", "w") as new:
+        for info in old.infolist():
+            mined = info.filename.endswith("sample_inputs/model.pt")
+            new.writestr(info, stream.getvalue() if mined else old.read(info))
+
+    with pytest.raises(ModelFileError):
+        import_model(str(tmp_path / "t.pt2"), {})
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_factory_gives_module_and_inputs(tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "import torch\nfrom neighbour import WIDTH\n"
+        "def make():\n    return torch.nn.Linear(WIDTH, 2), (torch.ones(1, WIDTH),)\n"
+    )
+    (tmp_path / "neighbour.py").write_text("WIDTH = 3\n")
+
+    source = import_factory(file, "make", {})
+
+    assert source.inputs[0].shape == (1, 3)
+    assert source.size_bytes == 4 * (3 * 2 + 2)
