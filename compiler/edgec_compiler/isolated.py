@@ -70,10 +70,15 @@ def compile_isolated(options: CompileOptions) -> Iterator[dict[str, Any]]:
             limit.cancel()
             child.kill()
             child.wait()
-        if child.returncode != 0 and step == _IMPORT:
+        if child.returncode != 0 and step == _IMPORT and not _is_program(options.model):
             raise ModelFileError(_unreadable(options.model, child.returncode, log))
         if child.returncode != 0:
             raise ConversionError(_death(child.returncode, step, log))
+
+
+def _is_program(model: str) -> bool:
+    """Return whether `model` is FILE.py:FACTORY: its death is a program's, not a file format's."""
+    return ".py:" in model
 
 
 def _feed(child: subprocess.Popen[bytes], options: CompileOptions) -> None:
