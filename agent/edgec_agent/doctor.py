@@ -81,7 +81,8 @@ def _state(folder: Path) -> Iterator[Finding]:
     state = AgentState(folder / FILE_NAME)
     try:
         sound = state.is_sound()
-        yield Finding("state", "ok" if sound else "failure", f"{FILE_NAME} is sound: {sound}")
+        word = "sound" if sound else "damaged"
+        yield Finding("state", "ok" if sound else "failure", f"{FILE_NAME} is {word}")
         store = FolderBlobStore(folder / BLOBS)
         for model in state.models():
             slot = state.slots(model).active

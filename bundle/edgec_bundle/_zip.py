@@ -73,7 +73,7 @@ def read_directory(fd: int) -> tuple[Member, ...]:
     size = os.fstat(fd).st_size
     end = os.pread(fd, _END.size, max(0, size - _END.size))
     if len(end) != _END.size or end[:4] != b"PK\5\6":
-        raise ValueError("expected an uncompressed zip without a comment")
+        raise ValueError("not an .edgeb file: expected an uncompressed zip without a comment")
     count, directory_bytes, directory_at = struct.unpack("<10xHII2x", end)
     if directory_bytes > MAX_DIRECTORY_BYTES or directory_at + directory_bytes + _END.size != size:
         raise ValueError("expected the directory right before the end of the zip")

@@ -42,6 +42,12 @@ from edgec_runtime.pipeline import Pipeline
 
 Progress = Callable[[str], None]
 
+_IDLE_LABELS = (
+    "the labels are not used, since no output names a class: give one the meaning probabilities, "
+    "logits or scores, as floats [-1, classes] (after a dequantize step, if the model's are "
+    "integers)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class TargetResult:
@@ -69,9 +75,15 @@ def compile_model(options: CompileOptions, progress: Progress) -> Iterator[Targe
         try:
             yield run.make(one, started)
         except CompilerError as error:
-            yield TargetResult(one.profile.name, None, str(error), error.exit_code)
+            yield _failure(one.profile.name, error, error.exit_code)
         except (BundleError, RunError) as error:
-            yield TargetResult(one.profile.name, None, str(error), CompilerError.exit_code)
+            yield _failure(one.profile.name, error, CompilerError.exit_code)
+
+
+def _failure(target: str, error: Exception, exit_code: int) -> TargetResult:
+    said = str(error)
+    named = said if target in said else f"{target}: {said}"
+    return TargetResult(target, None, named, exit_code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +169,8 @@ class _Run:
         finally:
             pipeline.close()
         facts = records.facts(making, bundle.digest, str(one.out), measured[0])
-        notes = [note for note in (one.note, *_said(variant), *fitted.notes) if note]
+        idle = _IDLE_LABELS if self.labels is not None and pipeline.head is None else None
+        notes = [note for note in (one.note, idle, *_said(variant), *fitted.notes) if note]
         return TargetResult(one.profile.name, facts, note="; ".join(notes) or None)
 
     def _pipeline(self, one: Plan, variant: Variant) -> Pipeline:

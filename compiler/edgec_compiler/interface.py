@@ -17,10 +17,10 @@ import numpy as np
 from edgec_bundle.errors import ManifestError
 from edgec_bundle.manifest import Step, TensorSpec
 from edgec_compiler.errors import UsageError
-from edgec_runtime.errors import OutputError, RunError
+from edgec_runtime.errors import OutputError, RunError, UnsupportedError
 from edgec_runtime.processing import Postprocessing, Preprocessing
 from edgec_runtime.session import Array, ModelTensor
-from edgec_runtime.steps import POSTPROCESSING, Misfit, parse_step
+from edgec_runtime.steps import OPS, POSTPROCESSING, Misfit, parse_step
 from edgec_runtime.steps.decision import TopK
 
 MAX_BYTES = 1 << 20
@@ -92,6 +92,10 @@ def interface_of(
         Preprocessing.parse(public, steps.preprocessing)
         outputs = _outputs(steps, made)
         Postprocessing.parse(outputs, steps.postprocessing)
+    except UnsupportedError as error:
+        raise UsageError(
+            f"--preprocessing: {error}; the steps are {', '.join(sorted(OPS))}"
+        ) from error
     except (ManifestError, RunError, TypeError) as error:
         raise UsageError(f"--preprocessing: {error}") from error
     return Interface(public, outputs, steps.preprocessing, steps.postprocessing)

@@ -125,6 +125,8 @@ def _accepted(status: int, body: bytes) -> bytes:
         reason = f"{reason}: {detail}" if isinstance(detail, str) and detail else reason
     except (ValueError, AttributeError):
         reason = ""
+    if status == 401:
+        reason = "--token is no API token of it, or one that has expired or was revoked"
     raise ServerError(
         f"the server refuses ({status}): {reason or http.client.responses.get(status, '')}"
     )

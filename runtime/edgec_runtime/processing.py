@@ -21,6 +21,8 @@ from edgec_runtime.steps.image import DecodeImage
 
 RawInput = Array | Sequence[bytes]  # an array with leading N, or N encoded rows
 
+_NO_DECODER = "expected an array, got encoded files, and no decode_image step to read them"
+
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
@@ -87,7 +89,7 @@ class Preprocessing:
             return [value]
         decoder = self._decoder(name)
         if decoder is None:
-            raise InputError("expected an array, got encoded files", tensor=name)
+            raise InputError(_NO_DECODER, tensor=name)
         images = []
         for row, encoded in enumerate(value):
             try:
@@ -123,7 +125,7 @@ class Preprocessing:
             what = "an array or a list of encoded files" if decodes else "an array"
             raise InputError(f"expected {what}, got {type(value).__name__}", tensor=spec.name)
         if not decodes:
-            raise InputError("expected an array, got encoded files", tensor=spec.name)
+            raise InputError(_NO_DECODER, tensor=spec.name)
 
     def _one(self, name: str, value: RawInput) -> Array:
         steps = self.chains[name]

@@ -130,7 +130,8 @@ def test_an_input_that_is_no_image_is_refused(
     code = main(["run", str(compiled.folder / "rpi4"), "--input", str(tmp_path / "letter.txt")])
 
     assert code == 2
-    assert "cannot decode" in capsys.readouterr().err
+    assert f"{tmp_path}/letter.txt: input" in (said := capsys.readouterr().err)
+    assert "cannot decode" in said
 
 
 @pytest.mark.parametrize("name", ["1.0.0.onnx", "1.0.0.pt2"])
@@ -265,6 +266,7 @@ def test_push_sends_every_variant_in_one_request(
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
+        ((401, b'{"error": "log in"}'), "refuses (401): --token is no API token of it"),
         ((403, b'{"error": "token may not publish"}'), "refuses (403): token may not publish"),
         ((200, b"<html>"), "not JSON"),
         ((500, b""), "refuses (500)"),

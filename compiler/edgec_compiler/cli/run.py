@@ -12,6 +12,7 @@ from edgec_compiler.cli.command import Subparsers, add_json, command, print_json
 from edgec_compiler.cli.opening import open_bundle_pipeline
 from edgec_compiler.errors import UsageError
 from edgec_runtime.data import MAX_DATA_BYTES, MAX_IMAGE_BYTES, Data, data_from_npz, read_bounded
+from edgec_runtime.errors import InputError
 from edgec_runtime.pipeline import Pipeline
 
 _SHOWN = 8  # values of an output that are printed for people
@@ -44,15 +45,23 @@ def run(arguments: argparse.Namespace) -> int:
     pipeline = open_bundle_pipeline(Path(arguments.bundle))
     try:
         for path in arguments.input:
-            for name, row in _rows(Path(path), pipeline):
-                line = _answer(pipeline, name, row)
-                if arguments.json:
-                    print_json(line)
-                else:
-                    print(_shown(line))
+            _run_file(Path(path), pipeline, as_json=arguments.json)
     finally:
         pipeline.close()
     return 0
+
+
+def _run_file(path: Path, pipeline: Pipeline, *, as_json: bool) -> None:
+    """Print a line per input of the file. Raises UsageError, which names the file."""
+    try:
+        for name, row in _rows(path, pipeline):
+            line = _answer(pipeline, name, row)
+            if as_json:
+                print_json(line)
+            else:
+                print(_shown(line))
+    except InputError as error:
+        raise UsageError(f"{path}: {error}") from error
 
 
 def _rows(path: Path, pipeline: Pipeline) -> Iterator[tuple[str, Data]]:
