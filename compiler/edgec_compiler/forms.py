@@ -9,6 +9,7 @@ from torch import fx
 from edgec_compiler.convert.to_onnx import to_onnx
 from edgec_compiler.convert.to_tflite import FloatTflite, to_tflite, with_unique_names
 from edgec_compiler.errors import ConversionError
+from edgec_compiler.importers.tflite_floats import as_float
 from edgec_compiler.interface import Interface, fit
 from edgec_compiler.passes import capture, run_passes
 from edgec_compiler.quantise.ranges import observe_onnx, observe_tflite
@@ -51,7 +52,7 @@ class Forms:
         """Return the float TFLite form, or the source itself if it is one."""
         if self._tflite is None:
             if self.source.format == "tflite" and self.source.payload is not None:
-                self._tflite = FloatTflite(with_unique_names(self.source.payload), (), ())
+                self._tflite = FloatTflite(with_unique_names(as_float(self.source.payload)), (), ())
             else:
                 graph = self.graph()
                 self.progress("convert to TFLite")

@@ -37,6 +37,7 @@ class SourceModel:
     module: "nn.Module | None"
     payload: bytes | None
     quantised: bool = False  # holds integers that stand for real values: keeps them
+    narrow_weights: bool = False  # stores weights as integers, whatever it computes in
     channels_last: bool = False  # images are NHWC already
     notes: tuple[str, ...] = ()  # what the importer mended or chose
 

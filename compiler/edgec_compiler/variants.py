@@ -60,6 +60,8 @@ def make_variant(
         if near is not None:
             raise NotAchievedError("--delta-base needs the float model; this one is quantised")
         return _passed_through(forms, profile)
+    if forms.source.narrow_weights and near is None and precision not in NEEDS_CALIBRATION:
+        return _passed_through(forms, profile)
     form = forms.tflite()
     ranges = forms.tflite_ranges() if precision in NEEDS_CALIBRATION else None
     forms.progress(f"{profile.name}: {precision}")

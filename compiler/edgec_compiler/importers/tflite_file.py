@@ -10,7 +10,7 @@ from edgec_compiler import tflite
 from edgec_compiler.errors import ModelFileError
 from edgec_compiler.importers.shapes import Shapes, fixed_shape, refuse_unknown
 from edgec_compiler.importers.tflite_bounds import MAX_BYTES
-from edgec_compiler.importers.tflite_quantisation import is_quantised, repair
+from edgec_compiler.importers.tflite_quantisation import has_quantised_weights, is_quantised, repair
 from edgec_compiler.source import Operator, SourceModel
 from edgec_runtime.errors import RunError
 from edgec_runtime.session import ModelTensor, load_session
@@ -62,6 +62,7 @@ def source_of(
         module=None,
         payload=payload,
         quantised=is_quantised(model),
+        narrow_weights=has_quantised_weights(model),
         notes=notes,
     )
 

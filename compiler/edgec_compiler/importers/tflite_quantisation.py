@@ -18,9 +18,20 @@ _CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TR
 
 
 def is_quantised(model: tflite.Flatbuffer) -> bool:
-    """Return whether any tensor of the model holds integers that stand for real values."""
+    """Return whether the model computes with integers that stand for real values."""
+    return _has_scales(model, constant=False)
+
+
+def has_quantised_weights(model: tflite.Flatbuffer) -> bool:
+    """Return whether stored weights are integers that stand for real values."""
+    return _has_scales(model, constant=True)
+
+
+def _has_scales(model: tflite.Flatbuffer, *, constant: bool) -> bool:
     return any(
-        tensor.quantization is not None and _count(tensor.quantization.scale) > 0
+        tensor.quantization is not None
+        and _count(tensor.quantization.scale) > 0
+        and tflite.is_constant(model, tensor) == constant
         for graph in model.subgraphs
         for tensor in graph.tensors
     )

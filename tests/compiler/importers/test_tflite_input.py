@@ -16,9 +16,10 @@ from edgec_compiler.importers import import_model
 from edgec_compiler.importers.image_steps import image_steps
 from edgec_compiler.importers.tflite_bounds import check_bounds
 from edgec_compiler.importers.tflite_file import is_quantised_file
-from edgec_compiler.importers.tflite_quantisation import repair
+from edgec_compiler.importers.tflite_floats import as_float
+from edgec_compiler.importers.tflite_quantisation import has_quantised_weights, repair
 from edgec_compiler.source import SourceModel
-from edgec_runtime.session import ModelTensor
+from edgec_runtime.session import ModelTensor, load_session
 
 DATA = Path(os.environ.get("EDGEC_TEST_DATA", ROOT.parent / "shared" / "data"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs real models: EDGEC_TEST_DATA")
@@ -117,6 +118,35 @@ def test_a_file_for_one_device_only_is_refused_with_the_way_out(
 
     with pytest.raises(ModelFileError, match=said):
         import_model(str(quantised), {})
+
+
+def test_files_of_old_converters_get_both_numbers_of_their_operators() -> None:
+    sound = (ROOT / "tests" / "runtime" / "fixtures" / "quadrants.tflite").read_bytes()
+    model = tflite.parse(sound, "m")
+    wanted = [code.builtinCode for code in model.operatorCodes]
+    for code in model.operatorCodes:
+        code.deprecatedBuiltinCode, code.builtinCode = code.builtinCode, 0
+
+    mended = tflite.parse(as_float(tflite.serialise(model)), "m")
+
+    assert [code.builtinCode for code in mended.operatorCodes] == wanted
+    assert as_float(tflite.serialise(mended)) == tflite.serialise(mended)
+
+
+@needs_data
+def test_weights_that_are_stored_narrow_are_read_as_the_floats_they_stand_for() -> None:
+    payload = (DATA / "mlperf_tiny" / "kws_fp32.tflite").read_bytes()  # int8 weights, float sums
+    values = np.random.default_rng(0).random((1, 49, 10, 1), np.float32)
+
+    wide = as_float(payload)
+
+    assert not has_quantised_weights(tflite.parse(wide, "m"))
+    answers = []
+    for one in (payload, wide):
+        session = load_session(one, "litert")
+        answers.append(session.run({session.inputs[0].name: values})[session.outputs[0].name])
+        session.close()
+    assert np.abs(answers[0] - answers[1]).max() < 0.02  # 8-bit activations on the fly
 
 
 def test_tables_that_are_shared_a_million_times_are_refused_at_once() -> None:

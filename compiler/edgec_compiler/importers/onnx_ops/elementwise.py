@@ -219,5 +219,5 @@ OPS: dict[str, Callable[..., Any]] = {
     "Tanh": _unary(torch.tanh),
     "ThresholdedRelu": _thresholded_relu,
     "Where": lambda _node, condition, a, b: torch.where(condition, a, b),
-    "Xor": _binary(torch.logical_xor),
+    "Xor": _binary(torch.ne),
 }

@@ -125,10 +125,11 @@ def _group_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 
 def _lrn(node: Node, x: Tensor) -> Tensor:
     size, alpha = node.attr("size"), node.attr("alpha", 1e-4)
-    before = (size - 1) // 2
-    squares = (x * x).movedim(1, -1).unsqueeze(-2)
-    squares = functional.pad(squares, (before, size - 1 - before))
-    total = squares.unfold(-1, size, 1).sum(-1).squeeze(-2).movedim(-1, 1)
+    before, after = (size - 1) // 2, size // 2
+    at = torch.arange(x.shape[1])
+    gap = at[None, :] - at[:, None]  # row: the channel that is summed into the column's window
+    window = ((gap >= -before) & (gap <= after)).to(x.dtype)
+    total = ((x * x).movedim(1, -1) @ window.t()).movedim(-1, 1)
     share = node.attr("bias", 1.0) + alpha / size * total
     return torch.div(x, torch.pow(share, node.attr("beta", 0.75)))
 
