@@ -21,10 +21,11 @@ import bsdiff4
 import numpy as np  # noqa: F401  (counted as an import, not as the job's memory)
 import zstandard
 
-from edgec_bundle.delta.tensor import PLANES_ONLY, TENSOR, encode
+from edgec_bundle.delta.tensor import PLANES_ONLY, TENSOR, encode, engine
 from edgec_bundle.delta.tensor.coders import PLANES, RANS
 from edgec_bundle.store import FileReader
 
+NUMPY = "tensor (numpy)"  # applied without edgec-accel; encoded as "tensor"
 MADE = "made"  # beside the patch: what applying it made
 _WINDOW_LOG = 27
 
@@ -87,6 +88,11 @@ def _tensor_apply(old: Path, new: Path, patch: Path, planes: bool = False) -> No
     apply = (PLANES_ONLY if planes else TENSOR).apply
     apply(FileReader(patch), FileReader(old), out, new.stat().st_size)
     out.close()
+
+
+def _numpy_apply(old: Path, new: Path, patch: Path) -> None:
+    engine.use_compiled(False)
+    _tensor_apply(old, new, patch)
 
 
 def _level(new: Path) -> int:
@@ -190,6 +196,7 @@ APPLIERS: dict[str, Callable[[Path, Path, Path], None]] = {
     "hdiffpatch": _hdiff_apply,
     "tensor-planes": lambda old, new, patch: _tensor_apply(old, new, patch, planes=True),
     "tensor": _tensor_apply,
+    NUMPY: _numpy_apply,
 }
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ gigabytes there and are left out above 32 MB. xdelta3 and HDiffPatch are measure
 import argparse
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 
 import _delta_job
+from _delta_job import NUMPY
 from _delta_pairs import Pair, large_pair, small_pairs
 
 from edgec_bundle.delta.tensor import engine, numbers
@@ -34,7 +34,6 @@ JOB = Path(__file__).parent / "_delta_job.py"
 LARGE = (("int8", "light"), ("int8", "med"), ("fp16", "med"), ("fp32", "light"))
 WHOLE_FILE = ("bsdiff4", "hdiffpatch", "xz", "zstd-prefix", "xdelta3")
 WHOLE_FILE_BYTES = 32_000_000
-NUMPY = "tensor (numpy)"
 
 
 def main() -> int:
@@ -87,13 +86,13 @@ def measure(pair: Pair, methods: list[str]) -> dict[str, dict[str, float]]:
             encoded = _run(method, "encode", old, new, patch)
             found[method] = _joined(encoded, _applied(method, old, new, patch))
             if method == "tensor" and engine.is_compiled() and "int8" in pair.name:
-                slow = _applied(method, old, new, patch, EDGEC_ACCEL="0")
+                slow = _applied(NUMPY, old, new, patch)
                 found[NUMPY] = _joined(encoded, slow)
     return found
 
 
-def _applied(method: str, old: Path, new: Path, patch: Path, **more: str) -> dict[str, float]:
-    result = _run(method, "apply", old, new, patch, **more)
+def _applied(method: str, old: Path, new: Path, patch: Path) -> dict[str, float]:
+    result = _run(method, "apply", old, new, patch)
     made = patch.with_suffix("." + _delta_job.MADE)
     if made.read_bytes() != new.read_bytes():
         raise RuntimeError(f"{method} made another file")
@@ -101,11 +100,9 @@ def _applied(method: str, old: Path, new: Path, patch: Path, **more: str) -> dic
     return result
 
 
-def _run(method: str, action: str, *paths: Path, **more: str) -> dict[str, float]:
+def _run(method: str, action: str, *paths: Path) -> dict[str, float]:
     command = [sys.executable, str(JOB), method, action, *map(str, paths)]
-    done = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, env={**os.environ, **more}, text=True
-    )
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     result: dict[str, float] = json.loads(done.stdout)
     return result
 

@@ -10,7 +10,7 @@ import random
 import resource
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -20,13 +20,16 @@ try:
 except ImportError:
     atheris = None
 
-from delta_models import GOLDENS, Sink
-from golden_pairs import pairs
+DECODER = ["edgec_bundle.delta.tensor", "edgec_bundle.delta.header"]
 
-from edgec_bundle.delta.tensor import TENSOR
-from edgec_bundle.delta.tensor.index import tensors_of
-from edgec_bundle.errors import DeltaError
-from edgec_bundle.store import BytesReader
+with atheris.instrument_imports(include=DECODER) if atheris else nullcontext():
+    from delta_models import GOLDENS, Sink
+    from golden_pairs import pairs
+
+    from edgec_bundle.delta.tensor import TENSOR
+    from edgec_bundle.delta.tensor.index import tensors_of
+    from edgec_bundle.errors import DeltaError
+    from edgec_bundle.store import BytesReader
 
 MEMORY_BYTES = 2 << 30
 SLOW_S = 20.0
@@ -85,7 +88,6 @@ def main() -> None:
             start = [bytes(data)] if len(data) > 2 and chance.random() < 0.7 else seeds
             return damaged(chance, start)[:most]
 
-        atheris.instrument_all()
         options = [f"-max_total_time={int(seconds)}", "-max_len=8192", "-rss_limit_mb=2048"]
         atheris.Setup([sys.argv[0], *options], try_one, custom_mutator=mutate)
         atheris.Fuzz()

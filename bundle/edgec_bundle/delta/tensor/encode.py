@@ -29,7 +29,8 @@ from edgec_bundle.delta.tensor.record import (
 )
 
 _MOST_SEGMENTS = 2048
-_LEVEL = 9
+_LEVELS = (19, 12)  # of zstd: for files of up to 8 MiB, and above
+_LARGE_BYTES = 8 << 20
 _BYTES_PER_LANE = 400
 _PLANES_ELEMENTS = 64 << 10  # of a record without lanes: less memory, and quicker
 _SMALL_LOT = 64 << 10  # elements: up to here the planes are tried as well
@@ -186,6 +187,7 @@ class _Encoder:
         self._group = group
         self._kept = kept
         self._allowed = allowed
+        self._level = _LEVELS[len(new) > _LARGE_BYTES]
         self._fitted: list[fit.Fitted] = []
         self._bits: dict[int, float] = {}
         self._strangers: set[int] = set()  # lots of floats that nothing predicts: lanes lose there
@@ -199,7 +201,7 @@ class _Encoder:
         weights = b"".join(one.weights.tobytes() for one in self._fitted)
         contents = Record(segments, literals, differences, weights, (b"",) * lot_count)
         lots = self._lots(contents)
-        return replace(contents, lots=lots).to_bytes(_LEVEL)
+        return replace(contents, lots=lots).to_bytes(self._level)
 
     def _segments(self) -> tuple[tuple[Segment, ...], bytes, bytes]:
         segments: list[Segment] = []
@@ -351,7 +353,7 @@ class _Encoder:
             lane_count = _lane_count(guess, lot.count)
             found += coders.encode_rans([lot], [codes], lane_count)
         if not found or lot.count <= _SMALL_LOT:
-            found.append(coders.encode_planes(lot, codes, _LEVEL))
+            found.append(coders.encode_planes(lot, codes, self._level))
         return min(found, key=len)
 
 

@@ -1,9 +1,8 @@
 """Who runs the lanes: the compiled `edgec-accel` where it is installed, else numpy.
 
-Both write and read the same bytes. ``EDGEC_ACCEL=0`` in the environment passes it over.
+Both write and read the same bytes.
 """
 
-import os
 from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
@@ -22,8 +21,6 @@ _MASK_KIND = 8
 
 
 def _load() -> ModuleType | None:
-    if os.environ.get("EDGEC_ACCEL") == "0":
-        return None
     try:
         edgec_accel = import_module("edgec_accel")
     except ImportError:
