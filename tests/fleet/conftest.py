@@ -19,8 +19,6 @@ from cryptography.x509.oid import NameOID
 from flask.testing import FlaskClient
 from sqlalchemy.orm import Session
 
-from edgec_bundle.archive import pack_bundle, write_bundle
-from edgec_bundle.manifest import Manifest, Runtime, TensorSpec
 from edgec_fleet import audit, identity
 from edgec_fleet.api.app import devices_app, operators_app
 from edgec_fleet.db.schema import ROLES, Tenant
@@ -30,6 +28,8 @@ from edgec_fleet.server import Server
 from edgec_fleet.settings import Settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests find the modules beside them
+
+from fleet_bundles import Bundles
 
 POSTGRES = os.environ.get(
     "EDGEC_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres?connect_timeout=3"
@@ -153,43 +153,6 @@ class People:
 @pytest.fixture
 def people(server: Server, template: Template) -> People:
     return People(server, template.tokens)
-
-
-class Bundles:
-    """Makes real, small bundles as .edgeb files."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def make(
-        self,
-        version: str = "1.0.0",
-        release: int = 1,
-        profile: str = "rpi4",
-        model: str = "digits",
-        content: bytes = b"weights",
-    ) -> Path:
-        draft = Manifest(
-            model=model,
-            version=version,
-            release=release,
-            profile=profile,
-            format="tflite",
-            runtime=Runtime("litert"),
-            inputs=(TensorSpec("image", "uint8", (-1, 32, 32, 1)),),
-            outputs=(TensorSpec("probabilities", "float32", (-1, 10)),),
-        )
-        contents = {
-            "model": ("model.tflite", content + version.encode() + profile.encode()),
-            "labels": ("labels.txt", b"zero\none\n"),
-            "report": ("report.json", b'{"accuracy":0.99}'),
-        }
-        name = f"{model}-{version}-{profile}-{uuid.uuid4().hex[:6]}"
-        neighbours = {"measurements.json": b'{"latency_ms":{"p50":1.5}}'}
-        bundle = write_bundle(self.folder / name, draft, contents, neighbours)
-        packed = self.folder / f"{name}.edgeb"
-        pack_bundle(bundle, packed, ["measurements.json"])
-        return packed
 
 
 @pytest.fixture

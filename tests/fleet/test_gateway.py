@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fleet_bundles import Bundles
 from mqtt_clients import Client, Identity, PartProcess, enrol, free_port, wait_for
 from sqlalchemy import select
 
@@ -197,8 +198,6 @@ def fleet(
         mqtt=Address("127.0.0.1", free_port()),
         broker="mosquitto" if choice.find_mosquitto() else "amqtt",
     )
-    from conftest import Bundles  # type: ignore[import-not-found]
-
     (folder / "bundles").mkdir()
     with closing(Server.open(settings)) as server:
         made = Fleet(server, folder, Bundles(folder / "bundles"))
