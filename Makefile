@@ -33,10 +33,10 @@ serve: install ## the demo's fleet, left running for a person; Ctrl-C stops it
 	@$(BIN)/python scripts/demo --serve
 
 test: install ## unit, property and end-to-end tests
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not full"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not full"
 
 test-full: install ## the long suites too
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 check: install ## format, lint, types, import rules
 	$(BIN)/ruff format --check .
