@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import onnx
 
@@ -9,8 +10,10 @@ from edgec_compiler.convert import fixups
 from edgec_compiler.errors import ModelFileError, UsageError
 from edgec_compiler.forms import Forms
 from edgec_compiler.requantise.base import Base
+from edgec_compiler.requantise.layer import Floats, Signature
 from edgec_compiler.requantise.onnx_layers import OnnxLayers, OnnxModel
 from edgec_compiler.requantise.rebase import Data, Rebased, Wanted, rebase
+from edgec_compiler.requantise.rows import aligned, row_shares
 from edgec_compiler.requantise.tflite_layers import TfliteLayers, TfliteModel
 from edgec_compiler.samples import Samples
 from edgec_runtime.session import Array
@@ -62,14 +65,21 @@ def rebase_onnx(
 
 def _data(forms: Forms, request: Request, feeder: Feeder) -> Data:
     calibration = forms.calibration_samples()
-    if request.evaluation.origin == "evaluation":
-        return Data(lambda: feeder(calibration), lambda: feeder(request.evaluation), "evaluation")
+
+    def rows(layers: Mapping[int, Signature]) -> Mapping[int, Floats]:
+        if forms.source.module is None:
+            return {}  # a TFLite source has no graph
+        return aligned(row_shares(forms.graph(), forms.onnx_feeds(calibration)), layers)
 
     def part(judged: bool) -> Iterator[Mapping[str, Array]]:
         for number, sample in enumerate(feeder(calibration)):
             if (number % _JUDGED == 0) == judged:
                 yield sample
 
+    if request.evaluation.origin == "evaluation":
+        judged = request.evaluation
+        return Data(lambda: feeder(calibration), lambda: feeder(judged), "evaluation", rows)
     if len(calibration.data) < 2 * _JUDGED:
-        return Data(lambda: feeder(calibration), lambda: feeder(calibration), "calibration")
-    return Data(lambda: part(False), lambda: part(True), "calibration")
+        whole = partial(feeder, calibration)
+        return Data(whole, whole, "calibration", rows)
+    return Data(partial(part, False), partial(part, True), "calibration", rows)

@@ -257,6 +257,15 @@ class OnnxModel:
             None if site is None else _float_layer(site, self._constants)
             for site in self._float_sites
         )
+        self.last = self._last()
+
+    def _last(self) -> int | None:
+        """Return the number of the dense layer that makes the model's only output."""
+        ends = [output.name for output in self._float.graph.output]
+        for number, site in enumerate(self._float_sites):
+            if site is not None and site.op == "Gemm" and ends == list(site.node.output):
+                return number
+        return None
 
     def with_values(self, values: Mapping[int, Values]) -> bytes:
         """Return the Q/DQ file with new constants in the layers that `values` numbers."""

@@ -78,8 +78,13 @@ class Yardstick:
 
     def squares(self, payload: bytes) -> Floats:
         """Return each sample's mean squared error, in squared standard deviations of the output."""
-        error = (answers(payload, self.runtime, self.samples) - self.exact) / self.spread
+        error = self.errors(payload) / self.spread
         found: Floats = np.square(error).mean(axis=1)
+        return found
+
+    def errors(self, payload: bytes) -> Floats:
+        """Return the errors [samples, values] of the model's outputs, in real units."""
+        found: Floats = answers(payload, self.runtime, self.samples) - self.exact
         return found
 
     def moved(self, payload: bytes, count: int) -> float:

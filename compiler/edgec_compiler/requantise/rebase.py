@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
@@ -13,13 +14,21 @@ from edgec_bundle.delta import make_patch
 from edgec_compiler.errors import NotAchievedError
 from edgec_compiler.requantise import search
 from edgec_compiler.requantise.base import Base
-from edgec_compiler.requantise.layer import Array, Layer, QuantisedLayer, Values
+from edgec_compiler.requantise.layer import (
+    Array,
+    Floats,
+    Layer,
+    QuantisedLayer,
+    Signature,
+    Values,
+)
 from edgec_compiler.requantise.matching import counterparts
 from edgec_compiler.requantise.moments import Curvatures, observe
 from edgec_compiler.requantise.outputs import Feeds, Yardstick, rms
 
 _MAX_SAMPLES = 512
 _MAX_SAMPLE_BYTES = 64 << 20  # of the float samples that errors are measured on
+_MAX_CORRECTING = 128
 _FULL_LEVEL = 9
 
 
@@ -39,6 +48,7 @@ class Data:
     calibration: Callable[[], Iterable[Feeds]]
     judged: Callable[[], Iterable[Feeds]]  # what errors are measured on
     origin: str  # of the latter: "evaluation" | "calibration"
+    rows: Callable[[Mapping[int, Signature]], Mapping[int, Floats]]  # shares of layers' rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +90,13 @@ def rebase(
         )
         yardstick = Yardstick.of(model.float_payload, model.runtime, judged)
         squares = yardstick.squares(ordinary)
-        shares = search.importances(model, layers, curvatures, yardstick)
+        rows = data.rows({layer.index: layer.ordinary.signature for layer in layers})
+        shares = search.importances(model, layers, curvatures, yardstick, rows)
         whole = max(float(squares.mean()), 1e-30)
         importance = {index: share / whole for index, share in shares.items()}
-        task = search.Task(model, layers, curvatures, yardstick, importance)
+        some = _bounded(islice(data.calibration(), _MAX_CORRECTING))
+        correcting = Yardstick.of(model.float_payload, model.runtime, some)
+        task = search.Task(model, layers, curvatures, yardstick, correcting, importance)
         found = search.search(
             task, squares, wanted.budget, lambda made: wanted.accept(wanted.finish(made))
         )

@@ -19,7 +19,7 @@ _LARGEST_BIAS = 2**31 - 1
 class Terms:
     """What a layer's squared output error counts, and what a changed weight costs."""
 
-    importance: float  # > 0
+    importance: Floats  # [G, R] or [1, 1], > 0
     price: float  # >= 0, in the same unit
 
 
@@ -58,7 +58,10 @@ def _grid(layer: Layer, curvature: Curvature, terms: Terms) -> Singles:
         snapped(fitted, deployed, up=False),
         deployed,
     ]
-    costs = [_cost(layer, scales, terms.importance * loss, terms.price) for scales in candidates]
+    costs = [
+        _cost(layer, scales, terms.importance[:, :, None] * loss, terms.price)
+        for scales in candidates
+    ]
     best = np.argmin(np.stack(costs), axis=0)
     chosen: Singles = np.choose(best, candidates).astype(np.float32)
     return chosen

@@ -6,7 +6,7 @@ other, so chains of updates do not drift.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -18,8 +18,8 @@ from edgec_compiler.requantise.rework import Terms, rework
 
 _SENSITIVITY_SAMPLES = 32
 _LEAST, _MOST = 2.0**-10, 2.0**20  # of lambda
-_STRIDE = 8.0  # first steps
-_CLOSE = 2.0**0.25  # last step
+_STRIDE = 8.0  # between the first prices tried
+_STEPS = 8  # from one of them to the next
 _CONFIDENCE = 1.0  # standard errors by which the budget must be kept
 
 
@@ -30,6 +30,7 @@ class Model(Protocol):
     float_payload: bytes
     ordinary: tuple[QuantisedLayer | None, ...]
     exact: tuple[FloatLayer | None, ...]
+    last: int | None  # the dense layer that makes the model's only output, if one does
 
     def with_values(self, values: Mapping[int, Values]) -> bytes:
         """Return the int8 file with new constants in some layers."""
@@ -46,7 +47,8 @@ class Task:
     layers: tuple[Layer, ...]
     curvatures: Curvatures
     yardstick: Yardstick
-    importance: Mapping[int, float]  # layer -> share of the ordinary error per unit of its loss
+    calibration: Yardstick  # of the samples that the last bias is corrected with
+    importance: Mapping[int, Floats]  # layer -> share of the ordinary error per unit of its loss
 
     @property
     def weights(self) -> int:
@@ -65,6 +67,25 @@ class Task:
             for layer in self.layers
         }
 
+    def corrected(self, values: Mapping[int, Values]) -> dict[int, Values]:
+        """Return `values` with the outputs' mean error over the calibration taken off the bias.
+
+        Quantised activations shift the outputs as well as weights do (Nagel et al. 2019,
+        arXiv:1906.04721, section 4.2); of the last layer the shift is simply measured.
+        """
+        last = self.model.last
+        layer = None if last is None else self.model.ordinary[last]
+        if last is None or layer is None or layer.bias is None:
+            return dict(values)
+        now = values.get(last, Values(layer.q, layer.scales, layer.bias))
+        error = self.calibration.errors(self.model.with_values(values)).mean(axis=0)
+        if now.bias is None or error.size != now.bias.size:
+            return dict(values)
+        step = (layer.input_scale * now.scales).astype(np.float64)
+        moved = np.rint(error.reshape(step.shape) / step)
+        bias = np.clip(now.bias - moved, -(2**31) + 1, 2**31 - 1).astype(np.int64)
+        return {**values, last: replace(now, bias=bias)}
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -77,19 +98,26 @@ class Found:
 
 
 def importances(
-    model: Model, layers: tuple[Layer, ...], curvatures: Curvatures, yardstick: Yardstick
-) -> dict[int, float]:
-    """Return how much of the model's squared error comes of a unit of each layer's own.
+    model: Model,
+    layers: tuple[Layer, ...],
+    curvatures: Curvatures,
+    yardstick: Yardstick,
+    rows: Mapping[int, Floats],
+) -> dict[int, Floats]:
+    """Return how much of the model's squared error comes of a unit of each row's own.
 
-    Measured: one layer of the float model at a time gets its ordinary int8 weights. In units of
+    The layer as a whole is measured: one layer of the float model at a time gets its ordinary int8
+    weights. How its rows share in that comes from `rows` [G, R], where it is known. In units of
     the outputs' variance.
     """
     found = {}
     for layer in layers:
         rounded = layer.ordinary.q * layer.ordinary.scales.astype(np.float64)[:, :, None]
-        loss = curvatures.get(layer.index).loss(rounded - layer.exact.weights).sum()
+        loss = curvatures.get(layer.index).loss(rounded - layer.exact.weights)
+        share = rows.get(layer.index, np.ones((1, 1)))
         moved = yardstick.moved(model.float_with(layer.index, rounded), _SENSITIVITY_SAMPLES)
-        found[layer.index] = max(moved, 1e-15) / max(float(loss), 1e-30)
+        weighed = float((loss * share).sum())
+        found[layer.index] = share * (max(moved, 1e-15) / max(weighed, 1e-30))
     return found
 
 
@@ -118,33 +146,31 @@ def search(
 def _highest(attempt: Callable[[float], Found | None]) -> Found | None:
     """Return the result at about the highest price whose attempt is not None.
 
-    Errors grow with the price but for noise: strides from 1 up or down to a pair of a good and a
-    bad price, then halves of the gap between their logarithms.
+    Errors grow with the price, but for noise. So: strides from 1, up to the first price that fails
+    or down to the first that does not, then small steps from the failed one down to success.
     """
-    good = attempt(1.0)
-    low, high = (1.0, _STRIDE) if good is not None else (1 / _STRIDE, 1.0)
-    while low > _LEAST and high < _MOST:
-        at_edge = attempt(high if good is not None else low)
-        if good is not None:
-            if at_edge is None:
+    good, low = attempt(1.0), 1.0
+    if good is not None:
+        while low * _STRIDE < _MOST:
+            found = attempt(low * _STRIDE)
+            if found is None:
                 break
-            good, low, high = at_edge, high, high * _STRIDE
-        else:
-            if at_edge is not None:
-                good = at_edge
-                break
-            low, high = low / _STRIDE, low
-    while good is not None and high / low > _CLOSE:
-        middle = math.sqrt(low * high)
-        found = attempt(middle)
-        low, high = (low, middle) if found is None else (middle, high)
-        good = found or good
+            good, low = found, low * _STRIDE
+    while good is None and low / _STRIDE > _LEAST:
+        low /= _STRIDE
+        good = attempt(low)
+    if good is None:
+        return None
+    for step in range(1, _STEPS):
+        found = attempt(low * _STRIDE ** (1 - step / _STEPS))
+        if found is not None:
+            return found
     return good
 
 
 def _try(task: Task, price: float, limit: Array) -> Found | None:
     """Return the model at `price` if it keeps the limit of squared errors by sample."""
-    values = task.at(price)
+    values = task.corrected(task.at(price))
     payload = task.model.with_values(values)
     squares = task.yardstick.squares(payload)
     excess = squares - limit

@@ -38,6 +38,7 @@ class _Site:
     input: int
     weights: int
     bias: int | None
+    output: int
 
 
 def _sites(model: tflite.Flatbuffer) -> list[_Site]:
@@ -57,7 +58,16 @@ def _sites(model: tflite.Flatbuffer) -> list[_Site]:
         alone = all(readers[tensor.buffer] == 1 for tensor in constants)
         plain = getattr(operator.builtinOptions, "weightsFormat", 0) == 0
         if usable and alone and plain:
-            found.append(_Site(name, operator.builtinOptions, inputs[0], inputs[1], bias))
+            found.append(
+                _Site(
+                    name,
+                    operator.builtinOptions,
+                    inputs[0],
+                    inputs[1],
+                    bias,
+                    int(operator.outputs[0]),
+                )
+            )
     return found
 
 
@@ -233,7 +243,18 @@ class TfliteModel:
         self._quantised = TfliteLayers(ordinary)
         self.ordinary = self._quantised.layers
         found = tuple(_float_layer(self._float, site) for site in self._float_sites)
-        self.exact = found if len(found) == len(self.ordinary) else (None,) * len(self.ordinary)
+        fits = len(found) == len(self.ordinary)
+        self.exact = found if fits else (None,) * len(self.ordinary)
+        self.last = self._last() if fits else None
+
+    def _last(self) -> int | None:
+        """Return the number of the dense layer that makes the only output, without activation."""
+        ends = [int(index) for index in self._float.subgraphs[0].outputs]
+        for number, site in enumerate(self._float_sites):
+            plain = getattr(site.options, "fusedActivationFunction", 0) == 0
+            if site.op == "FULLY_CONNECTED" and ends == [site.output] and plain:
+                return number
+        return None
 
     def with_values(self, values: Mapping[int, Values]) -> bytes:
         """Return the int8 file with new constants in the layers that `values` numbers."""
