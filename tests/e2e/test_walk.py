@@ -19,7 +19,7 @@ BIN = Path(sys.executable).parent
 CANARY, SECOND = "agent-1", "agent-2"
 ONNX, TFLITE = "generic-x86_64", "generic-x86_64-tflite"
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("walk")]
 
 
 @pytest.fixture(scope="module")
