@@ -29,7 +29,6 @@ FORMATS = tuple(_FORMATS)
 
 _CLEARLY_SMALLER = 0.9  # of the compressed full file; below that a patch isn't worth its risks
 _FULL_LEVEL = 9
-_ABLE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +80,14 @@ def make_patches(
     return made
 
 
-def device_formats(memory_bytes: int | None) -> tuple[str, ...]:
-    """Return the formats that a device of so much memory should say it applies.
+def device_formats() -> tuple[str, ...]:
+    """Return the formats that this machine should tell a server it applies.
 
-    All need less than 32 MiB but for ``tensor`` in numpy, which needs up to 64 MiB and time:
-    without `edgec-accel` it is left to machines of 1 GiB and more. The others are always there.
+    All need less than 32 MiB, and little time; but ``tensor`` only with `edgec-accel`. Without it
+    numpy reads such patches too, in 64 MiB and about a second for each megabyte of int8 weights:
+    a device that would rather wait than pay for bytes may add it.
     """
-    is_able = is_compiled() or (memory_bytes is not None and memory_bytes >= _ABLE_BYTES)
-    return tuple(name for name in FORMATS if is_able or name != TENSOR.name)
+    return tuple(name for name in FORMATS if is_compiled() or name != TENSOR.name)
 
 
 def make_patch_as(name: str, old: bytes, new: bytes, max_bytes: int = MAX_DIFF_BYTES) -> Patch:
