@@ -32,7 +32,9 @@ def add(commands: Subparsers) -> None:
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", metavar="MODEL", help="ONNX, .pt2, .tflite, or FILE.py:factory for a torch module"
+        "model",
+        metavar="MODEL",
+        help="ONNX, .pt2, .keras, .h5, SavedModel, .tflite, or FILE.py:factory for a torch module",
     )
     parser.add_argument(
         "--target",
