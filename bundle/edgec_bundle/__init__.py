@@ -1,7 +1,8 @@
 """What a bundle is: its manifest, its files, its proofs, its deltas, and the words of the wire.
 
 The names below are the base that everybody needs. Larger rooms have doors of their own:
-`edgec_bundle.delta`, `edgec_bundle.trust`, `edgec_bundle.messages` and `edgec_bundle.npz`.
+`edgec_bundle.delta`, `edgec_bundle.trust` and `edgec_bundle.messages`, and those that need numpy,
+`edgec_bundle.histograms` and `edgec_bundle.npz`.
 """
 
 from edgec_bundle.archive import Bundle, open_bundle, pack_bundle, restore_bundle, write_bundle
@@ -15,7 +16,6 @@ from edgec_bundle.errors import (
     StoreError,
     TrustError,
 )
-from edgec_bundle.histograms import Histogram, psi
 from edgec_bundle.manifest import (
     DEVICE_ROLES,
     ROLES,
@@ -44,7 +44,6 @@ __all__ = [
     "FileEntry",
     "FolderBlobStore",
     "Golden",
-    "Histogram",
     "Limits",
     "Manifest",
     "ManifestError",
@@ -60,7 +59,6 @@ __all__ = [
     "is_digest",
     "open_bundle",
     "pack_bundle",
-    "psi",
     "restore_bundle",
     "sha256_hex",
     "target_path",

@@ -116,8 +116,11 @@ def open_bundle(path: Path | str) -> Bundle:
         ManifestError: its manifest is not well-formed.
     """
     path = Path(path)
-    with _reading(path):
-        return _open_folder(path) if path.is_dir() else _open_archive(path)
+    try:
+        with _reading(path):
+            return _open_folder(path) if path.is_dir() else _open_archive(path)
+    except ManifestError as error:
+        raise ManifestError(f"{path}: {error}") from error
 
 
 def write_bundle(

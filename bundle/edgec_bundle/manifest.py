@@ -83,6 +83,11 @@ class Runtime:
             _match(self.delegate, NAME, "runtime.delegate")
 
 
+def is_tensor_name(name: str) -> bool:
+    """Return whether a manifest can name a tensor so."""
+    return _PRINTABLE.fullmatch(name) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """One tensor of the public interface; a -1 in `shape` stands for any size."""

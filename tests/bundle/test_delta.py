@@ -159,7 +159,9 @@ def test_files_too_large_for_the_memory_allowed_are_not_compared() -> None:
         make_patch_as("bsdiff4", OLD, NEW, max_bytes=1000)
 
 
-@pytest.mark.parametrize("pattern", [b"\0", b"\0\0\0\x80", b"0123456789abcdef"])
+@pytest.mark.parametrize(
+    "pattern", [b"\0", b"\0\0\0\x80", b"0123456789abcdef", b"rgb", bytes(999) + b"x"]
+)
 def test_files_that_would_take_bsdiff_minutes_are_not_compared(pattern: bytes) -> None:
     old = OLD + pattern * (2_000_000 // len(pattern))
     new = NEW + pattern * (2_000_000 // len(pattern)) + b"!"
@@ -504,6 +506,16 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
         patch_path(old, tmp_path / "patch", tmp_path / "no" / "made")
     with pytest.raises(PatchFormatError, match=f"^{new}: expected a patch"):
         patch_path(old, new, tmp_path / "made")
+    (tmp_path / "folder").mkdir()
+    for write_onto in (
+        lambda out: diff_paths(old, new, out),
+        lambda out: patch_path(old, tmp_path / "patch", out),
+    ):
+        with pytest.raises(
+            PatchPathError, match=f"^{tmp_path}/folder: expected the name of a file"
+        ):
+            write_onto(tmp_path / "folder")
+    (tmp_path / "folder").rmdir()
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old", "patch"]
 

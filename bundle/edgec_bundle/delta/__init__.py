@@ -11,6 +11,8 @@ from edgec_bundle.delta.header import PatchHeader, read_header
 from edgec_bundle.delta.patch import (
     FORMATS,
     MAX_DIFF_BYTES,
+    SMALL_BYTES,
+    TENSOR_FORMATS,
     Patch,
     apply_patch,
     device_formats,
@@ -22,6 +24,8 @@ from edgec_bundle.delta.paths import Diff, diff_paths, patch_path
 __all__ = [
     "FORMATS",
     "MAX_DIFF_BYTES",
+    "SMALL_BYTES",
+    "TENSOR_FORMATS",
     "Diff",
     "Patch",
     "PatchHeader",

@@ -71,7 +71,9 @@ class Bz2Stream:
         if self._decompressor is not None and (
             not self._decompressor.eof or self._decompressor.unused_data
         ):
-            raise PatchFormatError(f"expected the {self._what} of the patch to end rightly")
+            raise PatchFormatError(
+                f"the patch is damaged: its {self._what} ends in the wrong place"
+            )
 
     def _decompress(self, wanted: int) -> bytes:
         """Return at least `wanted` bytes, fewer only where the stream ends; a buffer at most."""

@@ -20,7 +20,7 @@ from edgec_bundle.errors import PatchFormatError, PatchLimitError
 from edgec_bundle.store import Appender, BlobReader
 
 MAX_RUN_BYTES = 256 << 10  # of a repeated pattern in both files: bsdiff is quadratic in it
-_PERIODS = (1, 2, 4, 8, 16)
+_PATTERN_BYTES = 16 << 10  # longer ones cost no more than other bytes do
 _PIECE = 64 << 10
 _TRIPLE_BYTES = 24
 _TRIPLES = 512
@@ -41,9 +41,9 @@ def encode(old: bytes, new: bytes, max_bytes: int) -> bytes:
             f"expected at most {max_bytes} bytes of old and new file together for bsdiff4, "
             f"got {len(old) + len(new)}"
         )
-    if min(longest_run(old), longest_run(new)) > MAX_RUN_BYTES:
+    if is_repetitive(old) and is_repetitive(new):
         raise PatchLimitError(
-            f"expected no repeated pattern of more than {MAX_RUN_BYTES} bytes in both files"
+            f"expected no pattern that repeats for {MAX_RUN_BYTES} bytes in both files"
         )
     control, diff, extra = bsdiff4.core.diff(old, new)
     aligned = _body(_without_empty_steps(control), diff, extra)
@@ -149,15 +149,18 @@ def _without_empty_steps(control: bytes) -> bytes:
     )
 
 
-def longest_run(data: bytes) -> int:
-    """Return the length of the longest stretch that repeats one pattern of at most 16 bytes."""
-    octets = _octets(data)
-    longest = 0
-    for period in _PERIODS:
-        breaks = np.flatnonzero(octets[period:] != octets[:-period])
-        edges = np.concatenate(([-1], breaks, [max(0, len(octets) - period)]))
-        longest = max(longest, int(np.diff(edges).max()) - 1)
-    return longest
+def is_repetitive(data: bytes) -> bool:
+    """Return whether there is a pattern of at most 16 KiB that repeats for some `MAX_RUN_BYTES`."""
+    octets, span = _octets(data), MAX_RUN_BYTES - _PATTERN_BYTES
+    for at in range(0, len(data) - span + 1, _PATTERN_BYTES):
+        # A probe no shorter than the pattern comes again after a whole number of patterns.
+        probe = data[at : at + _PATTERN_BYTES]
+        again = data.find(probe, at + 1, at + 2 * _PATTERN_BYTES)
+        if again > 0 and np.array_equal(
+            octets[at : at + span - (again - at)], octets[again : at + span]
+        ):
+            return True
+    return False
 
 
 def _octets(data: bytes) -> npt.NDArray[np.uint8]:

@@ -26,6 +26,7 @@ SMALL_BYTES = 32 << 20  # of both; above that, a good tensor patch is not weighe
 
 _FORMATS = {one.name: one for one in (BSDIFF4, TENSOR, PLANES_ONLY, ZSTD)}
 FORMATS = tuple(_FORMATS)
+TENSOR_FORMATS = (TENSOR.name, PLANES_ONLY.name)
 
 _CLEARLY_SMALLER = 0.9  # of the compressed full file; below that a patch isn't worth its risks
 _FULL_LEVEL = 9
@@ -69,7 +70,7 @@ def make_patches(
     wanted = [name for name in formats if name in _FORMATS]
     if TENSOR.name in wanted:  # it can all that planes can
         wanted = [name for name in wanted if name != PLANES_ONLY.name]
-    wanted.sort(key=lambda name: name not in (TENSOR.name, PLANES_ONLY.name))
+    wanted.sort(key=lambda name: name not in TENSOR_FORMATS)
     made: list[Patch] = []
     for name in wanted:
         is_large = len(old) + len(new) > SMALL_BYTES

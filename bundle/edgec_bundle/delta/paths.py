@@ -63,6 +63,7 @@ def diff_paths(
     """
     old, new, out = Path(old), Path(new), Path(out)
     encode = partial(_smallest, max_bytes) if format == AUTO else partial(_as, format, max_bytes)
+    _check_place(out)
     are_bundles = [path.is_dir() or is_bundle(path) for path in (old, new)]
     if are_bundles[0] != are_bundles[1]:
         raise PatchPathError(f"expected two files or two bundles, got {old} and {new}")
@@ -145,12 +146,22 @@ class _FileAppender:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[BinaryIO]:
+    _check_place(path)
+    try:
+        with replacing(path) as temporary, open(temporary, "xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:  # it names the temporary file, which says nothing to anybody
+        raise PatchPathError(f"{path}: {error.strerror or error}") from error
+
+
+def _check_place(path: Path) -> None:
+    """Return if a file can be put at `path`, as far as names tell. Raises PatchPathError."""
+    if path.is_dir():
+        raise PatchPathError(f"{path}: expected the name of a file, but a folder is there")
     if not path.parent.is_dir():
         raise PatchPathError(f"{path}: there is no folder {path.parent}")
-    with replacing(path) as temporary, open(temporary, "xb") as stream:
-        yield stream
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 @contextmanager

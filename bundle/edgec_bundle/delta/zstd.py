@@ -66,7 +66,7 @@ def apply(body: BlobReader, old: BlobReader, out: Appender, new_bytes: int) -> N
             raise PatchLimitError(f"expected {new_bytes} bytes, but the patch makes more")
         out.append(data)
     if not stream.eof or stream.unused_data or fed < body.size or made != new_bytes:
-        raise PatchFormatError("expected the compressed part of the patch to end rightly")
+        raise PatchFormatError("the patch is damaged: its compressed part ends in the wrong place")
 
 
 def _dictionary(old: bytes) -> zstandard.ZstdCompressionDict:

@@ -1,6 +1,6 @@
 """`request`: the blocks of one blob that a device still lacks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -28,12 +28,14 @@ class Request(Message):
 
     def blocks(self) -> tuple[int, ...]:
         """Return the numbers of the wanted blocks, ascending."""
-        return tuple(
-            self.first + 8 * index + bit
-            for index, byte in enumerate(self.bitmap)
-            for bit in range(8)
-            if byte >> bit & 1
-        )
+        return tuple(self.each_block())
+
+    def each_block(self) -> Iterator[int]:
+        """Yield the numbers of the wanted blocks, ascending; there may be 98 304 of them."""
+        for index, byte in enumerate(self.bitmap):
+            for bit in range(8):
+                if byte >> bit & 1:
+                    yield self.first + 8 * index + bit
 
     def check(self) -> None:
         """Raise MessageError for what JSON Schema can't say."""

@@ -134,22 +134,33 @@ def verify_offer(
     assignment, floors["director"] = ground.assignment(director, state, tenant, device)
     time = ground.time([floor.time for floor in floors.values()])
     documents = {role: load(payload, _KINDS[role]).signed for role, payload in image.items()}
-    for role, document in {"root": ground.root, **documents}.items():
+    _require_fresh({"root": ground.root, **documents}, assignment, time)
+    remembered = TrustState(
+        root=root,
+        floors=MappingProxyType(floors),
+        director_sha256=sha256_hex(director),
+        **image,
+    )
+    return _offer(assignment, documents, profiles), remembered
+
+
+def _require_fresh(documents: Mapping[str, Any], assignment: Assignment, time: datetime) -> None:
+    for role, document in documents.items():
         check_fresh(document, role, time)
     if time >= assignment.expires:
         raise ExpiredError(f"assignment {assignment.counter} expired at {assignment.expires}")
-    offer = VerifiedOffer(
+
+
+def _offer(
+    assignment: Assignment, documents: Mapping[str, Any], profiles: Collection[str] | None
+) -> VerifiedOffer:
+    """Return what genuine and fresh documents, by role, and the assignment agree on."""
+    return VerifiedOffer(
         counter=assignment.counter,
         expires=assignment.expires,
         targets=_agreed(assignment, documents["targets"], profiles),
         acceptance=acceptance_sets(documents["acceptance"]),
         rollbacks=rollbacks_of(documents["targets"]),
-    )
-    return offer, TrustState(
-        root=root,
-        floors=MappingProxyType(floors),
-        director_sha256=sha256_hex(director),
-        **image,
     )
 
 

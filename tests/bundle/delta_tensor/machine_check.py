@@ -5,7 +5,7 @@
 Reads every golden patch and codes every golden lot, in numpy and, where installed, in C. With
 PAIRS, a folder of models (``cnn_base_int8.onnx`` and its like), writes their patches to the
 folder PATCHES on one machine, and on another, where they are there already, applies them. Run it
-under qemu-user to prove another architecture: docs/delta-results.md has the commands.
+under qemu-user with another machine's Python and numpy to prove that architecture.
 """
 
 import json

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edgec_bundle.delta import FORMATS, PatchHeader, device_formats, make_patch, make_patch_as
 from edgec_bundle.delta.bsdiff import BSDIFF4
-from edgec_bundle.delta.tensor import PLANES_ONLY, TENSOR, engine
+from edgec_bundle.delta.tensor import PLANES_ONLY, TENSOR, blocks, engine
 from edgec_bundle.digest import sha256_hex
 from edgec_bundle.errors import PatchLimitError
 
@@ -112,6 +112,31 @@ def test_zeros_of_a_pruned_tensor_are_told_by_the_old_weights() -> None:
     assert random < kept + 40 * 500 / 8  # one bit for each new sign
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_zeros_in_rows_of_different_scale_are_no_reason_to_begin_anew(dtype: str) -> None:
+    base = conv((64, 128), 24) * np.exp(0.5 * conv((64, 1), 25))
+    old = np.rint(base / np.abs(base).max(1, keepdims=True) * 127).astype(np.int16)
+    new = np.where(np.abs(base) < np.quantile(np.abs(base), 0.7), 0, old)
+    zero = 128 if dtype == "uint8" else 0
+    files = [onnx_file([weights((one + zero).astype(dtype), dtype)]) for one in (old, new)]
+
+    assert size_of("tensor", *files) < 0.13 * len(files[1])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_few_weights_that_moved_far_cost_no_more_than_their_entropy(dtype: str) -> None:
+    chance = np.random.default_rng(22)
+    old = quantised(conv((100, 100), 23)).astype(np.int16)
+    moves = chance.integers(-25, 26, old.shape) * (chance.random(old.shape) < 0.2)
+    moved = np.clip(old + moves, -127, 127)
+    zero = 128 if dtype == "uint8" else 0
+    files = [onnx_file([weights((one + zero).astype(dtype), dtype)]) for one in (old, moved)]
+    _, counts = np.unique(moved - old, return_counts=True)
+    entropy = -float((counts * np.log2(counts / counts.sum())).sum()) / 8
+
+    assert size_of("tensor", *files) < 1.03 * entropy + 300
+
+
 def test_a_scale_that_follows_from_another_is_not_sent() -> None:
     chance = np.random.default_rng(10)
     single = np.float32(0.0173)
@@ -161,6 +186,54 @@ def test_renamed_and_reordered_tensors_are_found() -> None:
     assert size_of("tensor", old, onnx_file(renamed[::-1])) < 500
 
 
+def test_a_layer_put_between_others_hides_none_of_them() -> None:
+    layers = [conv((64, 64), seed) for seed in range(5)]
+    moved = [layers[0], conv((64, 64), 9), *(w + 0.001 * conv(w.shape, 10) for w in layers[1:])]
+    old, new = (
+        onnx_file([Weights(f"w{n}", "float32", w.shape, w.tobytes()) for n, w in enumerate(some)])
+        for some in (layers, [one.astype("<f4") for one in moved])
+    )
+
+    assert size_of("tensor", old, new) < 4 * 64 * 64 * (1 * 0.95 + 4 * 0.65)
+
+
+def test_unsigned_weights_lie_around_their_middle() -> None:
+    old, new = (quantised(conv((50, 50), seed)).astype(np.int16) for seed in (18, 19))
+    signed = [onnx_file([weights(one.astype(np.int8), "int8")]) for one in (old, new)]
+    unsigned = [onnx_file([weights((one + 128).astype("u1"), "uint8")]) for one in (old, new)]
+
+    assert size_of("tensor", *unsigned) < 1.01 * size_of("tensor", *signed)
+
+
+def test_two_weights_in_a_byte_are_told_one_by_one() -> None:
+    chance = np.random.default_rng(26)
+    old = chance.integers(1, 15, 12_000)
+    new = old + chance.integers(-1, 2, old.shape) * (chance.random(old.shape) < 0.3)
+    packed = [(one[::2] | one[1::2] << 4).astype("u1").reshape(60, 100) for one in (old, new)]
+    files = [onnx_file([weights(one, "uint8")]) for one in packed]
+    entropy = len(old) * (0.8 * np.log2(1 / 0.8) + 0.2 * np.log2(1 / 0.1)) / 8
+
+    assert size_of("tensor", *files) < 1.05 * entropy + 150
+
+
+def test_rows_that_repeat_in_a_large_tensor_are_said_once() -> None:
+    old = quantised(conv((300, 300), 20))
+    new = np.tile(quantised(conv((30, 300), 21)), (10, 1))
+    files = [onnx_file([weights(one, "int8")]) for one in (old, new)]
+
+    assert size_of("tensor", *files) < 0.12 * len(files[1])
+
+
+def test_signalling_nans_pass_in_silence() -> None:  # warnings are errors here
+    loud = np.array([0x7F800001, 0xFFA00001, *range(14)], "<u4")
+    files = [
+        onnx_file([Weights(name, "float32", (16,), (loud ^ flip).tobytes()) for name in ("a", "b")])
+        for flip in (0, 2)
+    ]
+
+    assert applied(make_patch_as("tensor", *files).data, *files) == files[1]
+
+
 def test_a_layer_with_more_classes_starts_from_the_old_rows() -> None:
     base = conv((10, 400), 12)
     more = np.concatenate((base + 0.01 * conv((10, 400), 13), conv((2, 400), 14)))
@@ -191,6 +264,36 @@ def test_large_tensors_are_cut_and_large_copies_too() -> None:
     size = size_of("tensor-planes", old, new)
 
     assert size < 42_000
+
+
+def test_much_that_is_no_model_is_compared_wherever_it_went() -> None:
+    chance = np.random.default_rng(17)
+    old = chance.bytes(3_000_000) + bytes(600_000) + b"ab" * 100_000
+    new = bytearray(old[1_000_000:] + chance.bytes(77) + old[:1_000_000])
+    new[700_000:700_000] = b"added"
+    new[0] ^= 1
+    new[1_234_567:1_234_577] = bytes(10)
+
+    assert size_of("tensor", old, bytes(new)) < 77 + 250
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.binary(max_size=200),
+    st.lists(st.tuples(st.integers(0, 300), st.integers(0, 90), st.binary(max_size=40))),
+)
+def test_blocks_make_the_new_bytes_whole(some: bytes, pieces: list[tuple[int, int, bytes]]) -> None:
+    old = some + bytes(range(100))
+    new = b"".join(old[at : at + size] + added for at, size, added in pieces)
+
+    made = b""
+    for place, size, source in blocks.aligned(old, new):
+        assert place == len(made)
+        assert size > 0
+        assert source is None or 0 <= source <= len(old) - size
+        made += new[place : place + size]
+
+    assert made == new
 
 
 def test_the_smallest_of_all_formats_is_taken() -> None:

@@ -23,7 +23,7 @@ MASK_MANTISSA_BITS = 3  # of a float's magnitude, for the contexts of a mask
 _RATIO_UNIT_BITS = 6  # ratios of integers come in 1/1024
 _RATIO_ACTIVITY = 44
 _NONE = np.empty(0, np.int64)
-ALIVE, ZERO, OTHER_ZERO = range(3)  # a mask's numbers; the last is of the other sign
+ALIVE, ZERO, OTHER_ZERO = range(3)  # a mask's numbers: zero or kept; zero of the other sign
 
 
 class Earlier(Protocol):
@@ -136,7 +136,7 @@ class _Assembly:
         codes = yield number, _mask_lot(joined)
         ends = np.cumsum([len(one) for one in contexts])[:-1]
         for part, own in zip(parts, np.split(codes, ends), strict=True):
-            if ((own < ALIVE) | (own > OTHER_ZERO)).any():
+            if ((own < ALIVE) | (own > (ZERO if part.delta.kept else OTHER_ZERO))).any():
                 raise PatchFormatError("expected a mask of known numbers")
             part.mask = own
 
@@ -180,10 +180,12 @@ class _Assembly:
             first = self._floats(delta.first, delta.count)
             second = self._floats(delta.second, 1 if delta.single else delta.count)
             return derived(first, second, delta.reference)
-        codes = np.zeros(delta.count, np.int64)
-        if delta.reference == record.OLD_FILE:
-            data = self._pread(delta.old, bytes_for(delta.dtype, delta.known))
-            codes[: delta.known] = numbers.codes_of(data, delta.dtype)
+        if delta.reference != record.OLD_FILE:
+            return np.zeros(delta.count, np.int64)
+        data = self._pread(delta.old, bytes_for(delta.dtype, delta.known))
+        codes = numbers.codes_of(data, delta.dtype)
+        if delta.known < delta.count:
+            codes = np.concatenate((codes, np.zeros(delta.count - delta.known, np.int64)))
         return codes
 
     def _floats(self, offset: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
@@ -218,7 +220,8 @@ def scaled(fixed: Ints, delta: Delta, ratios: Ints) -> Ints:
     shift = 0 if numbers.is_float(delta.dtype) else _RATIO_UNIT_BITS
     factors = (1 << RATIO_BITS) + (np.clip(ratios, -(1 << 16), 1 << 16) << shift)
     limited = np.clip(factors, 0, 1 << (RATIO_BITS + 1))
-    product: Ints = fixed * _spread(limited, delta) >> RATIO_BITS
+    product: Ints = fixed * _spread(limited, delta)
+    product >>= RATIO_BITS
     return product
 
 
@@ -286,6 +289,10 @@ def mask_sizes(reference: Ints, delta: Delta) -> Ints:
 
 def _unmasked(codes: Ints, part: _Part) -> Ints:
     """Return all codes of a tensor, from its mask and those of its other elements."""
+    if part.delta.kept:
+        kept = part.reference.copy()
+        kept[part.mask == ALIVE] = codes
+        return kept
     other = part.mask == OTHER_ZERO
     is_negative = (part.reference < 0) != other
     zero = -1 if numbers.is_float(part.delta.dtype) else 0

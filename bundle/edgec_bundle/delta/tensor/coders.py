@@ -58,15 +58,19 @@ def decode_planes(lot: Lot, data: bytes) -> Ints:
         _check_end(len(plane) == lot.count and at == len(data))
         return np.frombuffer(plane, np.uint8).astype(np.int64)
     bits = numbers.bits_of(lot.dtype)
-    folded = np.zeros(lot.count, np.int64)
+    # As narrow as the elements: wide temporaries cost more in fresh pages than in arithmetic.
+    word = np.dtype(f"u{max(1, bits // 8)}")
+    folded = np.zeros(lot.count, word)
     at = 1
     for shift in range(0, bits, 8):
         plane, at = read_blob(data, at, lot.count)
         _check_end(len(plane) == lot.count)
-        folded |= np.frombuffer(plane, np.uint8).astype(np.int64) << shift
+        folded |= np.frombuffer(plane, np.uint8).astype(word) << word.type(shift)
     _check_end(at == len(data))
-    errors = folded >> 1 ^ -(folded & 1)
-    return numbers.wrapped(_predicted(lot) + errors, bits)
+    codes = _predicted(lot).astype(word)
+    codes += folded >> word.type(1) ^ np.negative(folded & word.type(1))
+    signed = codes.view(f"i{word.itemsize}").astype(np.int64)
+    return numbers.wrapped(signed, bits) if bits < 8 else signed
 
 
 def parse_rans(lot: Lot, data: bytes) -> Coded:
@@ -87,13 +91,15 @@ def parse_rans(lot: Lot, data: bytes) -> Coded:
 def _predicted(lot: Lot) -> Ints:
     """Return the codes that need no correction from earlier errors."""
     if not numbers.is_float(lot.dtype):
-        return (lot.base + (1 << (numbers.FRACTION_BITS - 1))) >> numbers.FRACTION_BITS
+        nearest = lot.base + (1 << (numbers.FRACTION_BITS - 1))
+        nearest >>= numbers.FRACTION_BITS
+        return nearest
     is_exact = lot.base == lot.reference_fixed
     if is_exact.all():
         return lot.reference
     segments = np.searchsorted(lot.starts, np.arange(lot.count), "right") - 1
-    nearest = numbers.rounded(lot.base, lot.dtype, lot.exponents[segments])
-    return np.where(is_exact, lot.reference, nearest)
+    rounded = numbers.rounded(lot.base, lot.dtype, lot.exponents[segments])
+    return np.where(is_exact, lot.reference, rounded)
 
 
 def _check_end(is_right: bool) -> None:

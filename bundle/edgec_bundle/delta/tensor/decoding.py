@@ -87,7 +87,9 @@ class _Symbols:
     def finish(self) -> None:
         """Return if every lane ended where it must. Raises PatchFormatError."""
         if (self._states != lanes.LOWEST).any() or (self._next != self._ends).any():
-            raise PatchFormatError("expected the coded elements of the patch to end rightly")
+            raise PatchFormatError(
+                "the patch is damaged: its coded elements end in the wrong place"
+            )
 
 
 class _Bits:
@@ -124,7 +126,7 @@ class _Bits:
         """Return if all bits but the padding were read. Raises PatchFormatError."""
         left = self._ends - self._next
         if ((left < 0) | (left > 7)).any():
-            raise PatchFormatError("expected the low bits of the patch to end rightly")
+            raise PatchFormatError("the patch is damaged: its low bits end in the wrong place")
 
 
 def _decode_mask(lots: Sequence[Lot], geometry: Geometry, symbols: _Symbols) -> Ints:

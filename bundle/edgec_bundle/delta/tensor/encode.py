@@ -33,7 +33,9 @@ _LEVELS = (19, 12)  # of zstd: for files of up to 8 MiB, and above
 _LARGE_BYTES = 8 << 20
 _BYTES_PER_LANE = 400
 _PLANES_ELEMENTS = 64 << 10  # of a record without lanes: less memory, and quicker
-_SMALL_LOT = 64 << 10  # elements: up to here the planes are tried as well
+_USUAL, _STRANGE, _KEPT = range(3)  # kinds of deltas, each in lots of its own
+_SMALL_LOT = 64 << 10  # elements: up to here the planes are always tried as well
+_PROBE_LEVEL, _HOPEFUL = 1, 1.06  # beyond, if a quick try comes that near to what lanes make
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +298,9 @@ class _Encoder:
         deltas = [one for one in segments if isinstance(one, Delta)]
         keys = sorted({key for one in deltas for key in _keys(one)})
         lots = {key: number for number, key in enumerate(keys, 1)}
-        self._strangers = {lots[key] for key in keys if key[2] and numbers.is_float(key[1])}
+        self._strangers = {
+            lots[key] for key in keys if key[2] == _STRANGE and numbers.is_float(key[1])
+        }
         found: list[Segment] = []
         fitted = iter(self._fitted)
         for one in segments:
@@ -337,12 +341,14 @@ class _Encoder:
     def _wanted(self, delta: Delta, codes: Ints, is_mask: bool) -> Ints:
         if not delta.mask:
             return assembly.folded_kernel(codes, delta)
-        is_zero = fit.is_zero(codes, delta.dtype)
-        if not is_mask:
-            return codes[~is_zero]
         data = bytes(self._old[delta.old : delta.old + bytes_for(delta.dtype, delta.known)])
         old = np.zeros(delta.count, np.int64)
         old[: delta.known] = numbers.codes_of(data, delta.dtype)
+        is_zero = codes == old if delta.kept else fit.is_zero(codes, delta.dtype)
+        if not is_mask:
+            return codes[~is_zero]
+        if delta.kept:
+            return np.where(is_zero, ZERO, ALIVE)
         same = (codes < 0) == (old < 0) if numbers.is_float(delta.dtype) else np.True_
         return np.where(is_zero, np.where(same, ZERO, OTHER_ZERO), ALIVE)
 
@@ -352,18 +358,22 @@ class _Encoder:
             guess = self._bits.get(number, 6.0 * lot.count) / 8
             lane_count = _lane_count(guess, lot.count)
             found += coders.encode_rans([lot], [codes], lane_count)
-        if not found or lot.count <= _SMALL_LOT:
-            found.append(coders.encode_planes(lot, codes, self._level))
+        if found and lot.count > _SMALL_LOT:
+            probe = coders.encode_planes(lot, codes, _PROBE_LEVEL)
+            if len(probe) > _HOPEFUL * len(found[0]):
+                return found[0]
+        found.append(coders.encode_planes(lot, codes, self._level))
         return min(found, key=len)
 
 
-def _keys(one: Delta) -> tuple[tuple[int, str, bool], ...]:
+def _keys(one: Delta) -> tuple[tuple[int, str, int], ...]:
     """Return what tells the lots of a record apart, in the order they are coded in."""
+    kind = _STRANGE if one.reference == NOTHING else _KEPT if one.kept else _USUAL
     wave = {record.PRODUCT: 2, record.QUOTIENT: 2}.get(one.reference, 1)
     if one.scaling == record.BY_SCALES:
         wave = 3
-    own = (wave, one.dtype, one.reference == NOTHING)
-    return ((0, one.dtype, False), own) if one.mask else (own,)
+    own = (wave, one.dtype, kind)
+    return ((0, one.dtype, kind), own) if one.mask else (own,)
 
 
 def _lane_count(size: float, count: int) -> int:

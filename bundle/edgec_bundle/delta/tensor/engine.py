@@ -61,7 +61,9 @@ def decode_lots(lots: Sequence[Lot], coded: Sequence[Coded]) -> list[Ints]:
     for lot, one in zip(lots, coded, strict=True):
         data = _ACCEL.decode(*_arguments(lot, one.lanes), one.states, one.words, one.bits)
         if data is None:
-            raise PatchFormatError("expected the coded elements of the patch to end rightly")
+            raise PatchFormatError(
+                "the patch is damaged: its coded elements end in the wrong place"
+            )
         found.append(np.frombuffer(data, np.int64))
     return found
 

@@ -25,6 +25,8 @@ _MAX_CHANNELS = 1 << 14
 _FIXED_TOP = 38  # the highest bit of a tensor's largest value, on the fixed grid
 _SAMPLE = 4096
 _MASK_SHARE = 0.05
+_KEPT_LEAST, _KEPT_MOST, _KEPT_STEP = 0.05, 0.6, 1.8
+_ONE_CONTEXT = 256  # as mask base: above any integer of 8 bits
 _TINY = 1e-300
 
 
@@ -94,7 +96,7 @@ def fit(
     before = numbers.fixed_of(old, delta.dtype, delta.exponent)
     after = numbers.fixed_of(new, delta.dtype, delta.exponent)
     delta = _masked(delta, old, new)
-    alive = np.ones(delta.count, bool) if not delta.mask else ~is_zero(new, delta.dtype)
+    alive = _alive(delta, old, new)
     ratios = np.empty(0, np.int64)
     if delta.reference == record.OLD_FILE:
         delta, ratios = _scaled(delta, shape, before, after, alive, scale_ratios)
@@ -149,19 +151,45 @@ def is_zero(codes: Ints, dtype: str) -> npt.NDArray[np.bool_]:
     return zero
 
 
+def _alive(delta: Delta, old: Ints, new: Ints) -> npt.NDArray[np.bool_]:
+    """Return which elements the mask leaves to be coded."""
+    if not delta.mask:
+        return np.ones(delta.count, bool)
+    return new != old if delta.kept else ~is_zero(new, delta.dtype)
+
+
 def _masked(delta: Delta, old: Ints, new: Ints) -> Delta:
-    """Return `delta` with a mask, if many of the old values became zero."""
-    died = is_zero(new, delta.dtype) & ~is_zero(old, delta.dtype)
-    if delta.reference != record.OLD_FILE or died.mean() < _MASK_SHARE or len(died) < _SAMPLE // 8:
+    """Return `delta` with a mask, if many of the old values became zero, or few changed by much."""
+    if delta.reference != record.OLD_FILE or len(new) < _SAMPLE // 8:
         return delta
+    died = is_zero(new, delta.dtype) & ~is_zero(old, delta.dtype)
     if not numbers.is_float(delta.dtype):
-        small = np.abs(old) <= 2
-        if (died & ~small).sum() < died.sum() // 2:  # only rounding
-            return delta
-        return replace(delta, mask=1)
+        far = int((died & (np.abs(old) > 2)).sum())  # the others may be only rounded
+        if died.mean() >= _MASK_SHARE and far >= died.sum() // 2:
+            return replace(delta, mask=1)
+        if _is_mostly_kept(delta, old, new):
+            return replace(delta, mask=1, kept=True, mask_base=_ONE_CONTEXT)
+        return delta
+    if died.mean() < _MASK_SHARE:
+        return delta
     probe = replace(delta, mask=1, mask_base=-(1 << 40))
     sizes = assembly.mask_sizes(old, probe)
     return replace(probe, mask_base=max(0, int(np.percentile(sizes[died], 98)) - 40))
+
+
+def _is_mostly_kept(delta: Delta, old: Ints, new: Ints) -> bool:
+    """Return whether the elements that changed are better told from the others beforehand.
+
+    Fine-tuning moves all weights a little, and the size of one step tells that of the next. A
+    quantiser that keeps what it can leaves large steps among zeros, which tell nothing.
+    """
+    if numbers.bits_of(delta.dtype) > 8 or delta.count < _SAMPLE:
+        return False
+    steps = np.abs(numbers.wrapped(new - old, numbers.bits_of(delta.dtype)))
+    changed = steps[steps > 0]
+    if not _KEPT_LEAST * delta.count <= len(changed) <= _KEPT_MOST * delta.count:
+        return False
+    return float(changed.mean()) > _KEPT_STEP
 
 
 def _scaled(
@@ -276,8 +304,9 @@ def likeliest(old: Sequence[Ints], new: Ints, dtype: str) -> int | None:
         told[:] = True
     costs = []
     for one in old:
-        errors = numbers.wrapped(wanted - one[sample], bits)[told]
-        costs.append(float(np.log2(1 + np.abs(errors)).mean()))
+        errors = np.log2(1 + np.abs(numbers.wrapped(wanted - one[sample], bits)[told]))
+        masked = float(errors[wanted[told] != 0].sum()) / len(errors) + 1  # a bit for the mask
+        costs.append(min(float(errors.mean()), masked))
     if not costs:
         return None
     best = int(np.argmin(costs))

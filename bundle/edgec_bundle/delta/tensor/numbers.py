@@ -3,7 +3,8 @@
 Everything here is integer arithmetic or one IEEE 754 operation at a time, so that every machine
 gets the same bits.
 
-A *code* of an integer is the integer; of a float, its rank among the floats of its type: -1 is
+A *code* of an integer is the integer, of a uint8 less 128, where weights lie whose zero point is
+in the middle; of a float, its rank among the floats of its type: -1 is
 -0.0, 0 is +0.0, and neighbours differ by one. Codes are int64 in ``-2**(bits-1) ..
 2**(bits-1) - 1``. *Fixed* values are int64: of an integer, 256 times it; of a float ``x``, the
 whole part of ``x * 2**exponent``, held within ``2**40``.
@@ -21,6 +22,7 @@ Octets = npt.NDArray[np.uint8]
 
 FRACTION_BITS = 8  # of the fixed values of integers
 MAX_FIXED = 1 << 40
+_UINT8_CENTRE = 128
 _MANTISSA_BITS = {"float16": 10, "float32": 23, "bfloat16": 7}
 _BIAS = {"float16": 15, "float32": 127, "bfloat16": 127}
 
@@ -51,6 +53,8 @@ def codes_of(data: bytes, dtype: str) -> Ints:
         octets = np.frombuffer(data, np.uint8)
         halves = np.stack((octets & 15, octets >> 4), axis=1).reshape(-1)
         return wrapped(halves.astype(np.int64), 4)
+    if dtype == "uint8":
+        return np.frombuffer(data, np.uint8).astype(np.int64) - _UINT8_CENTRE
     words = np.frombuffer(data, f"<i{bits_of(dtype) // 8}").astype(np.int64)
     return _ranked(words, dtype) if is_float(dtype) else words
 
@@ -60,10 +64,10 @@ def bytes_of(codes: Ints, dtype: str) -> bytes:
     if dtype == "int4":
         halves = (codes & 15).astype(np.uint8).reshape(-1, 2)
         return (halves[:, 0] | halves[:, 1] << 4).tobytes()
+    if dtype == "uint8":
+        codes = codes + _UINT8_CENTRE
     bits = bits_of(dtype)
-    words = codes & ((1 << bits) - 1)
-    if is_float(dtype):
-        words = _ranked(wrapped(words, bits), dtype) & ((1 << bits) - 1)
+    words = _ranked(wrapped(codes, bits), dtype) if is_float(dtype) else codes
     return words.astype(f"<u{bits // 8}").tobytes()
 
 

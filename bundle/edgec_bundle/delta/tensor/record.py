@@ -64,6 +64,7 @@ class Delta:
         count: how many elements.
         lot: which lot codes them.
         mask: which lot says which of them are zero; 0 for none.
+        kept: the mask says which are as in the old file instead; of integers only.
         mask_base: where the contexts of the mask start.
         reference: `NOTHING`, `OLD_FILE` (at `old`), or, of float32 only, `PRODUCT` or `QUOTIENT`
             of the vectors at `first` and `second` in the new file, which lie before or were coded
@@ -90,6 +91,7 @@ class Delta:
     single: bool = False
     mask: int = 0
     mask_base: int = 0
+    kept: bool = False
     scaling: int = UNSCALED
     channels: int = 0
     inner: int = 1
@@ -224,7 +226,8 @@ class _Writer:
 
     def _delta(self, one: Delta) -> None:
         has_mask, has_kernel = one.mask > 0, one.kernel > 1
-        flags = one.reference | one.scaling << 2 | has_mask << 4 | has_kernel << 5 | one.single << 6
+        flags = one.reference | one.scaling << 2 | has_mask << 4 | has_kernel << 5
+        flags |= (one.single or one.kept) << 6
         flags |= (one.reference == OLD_FILE and one.known != one.count) << 7
         self._numbers(3 | DTYPES[one.dtype][0] << 2, flags, one.count, one.lot, one.activity)
         if is_float(one.dtype):
@@ -296,7 +299,8 @@ class _Reader:
             one = replace(one, mask=self._number(), mask_base=self._number())
         if flags & 32:
             one = replace(one, kernel=self._number(), inner_size=self._number())
-        one = replace(one, single=bool(flags & 64))
+        has_bit, derived = bool(flags & 64), one.reference in (PRODUCT, QUOTIENT)
+        one = replace(one, single=has_bit and derived, kept=has_bit and not derived)
         _check_delta(one, flags)
         return one
 
@@ -320,7 +324,7 @@ def _check_delta(one: Delta, flags: int) -> None:
         one.known <= one.count and one.known * bits % 8 == 0,
         1 <= one.lot < MAX_LOTS and one.mask < MAX_LOTS and bool(one.mask) == bool(flags & 16),
         not derived or (one.dtype == "float32" and one.scaling == UNSCALED),
-        derived or not flags & 64,
+        not one.kept or (one.mask > 0 and one.reference == OLD_FILE and not is_float(one.dtype)),
         one.reference == OLD_FILE or not flags & 128,
         one.mask < one.lot,
         one.scaling <= BY_SCALES and one.activity < 96 and -128 <= one.exponent <= 127,

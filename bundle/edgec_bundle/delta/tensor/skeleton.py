@@ -1,7 +1,7 @@
 """What is not a tensor: names, shapes, operators, scalars, padding, compared byte by byte.
 
 The bytes between the tensors of each file are joined and compared with bsdiff's algorithm while
-they are few, and only by their ends beyond that.
+they are few, and block by block beyond that.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,8 @@ from itertools import pairwise
 import bsdiff4.core
 import numpy as np
 
-from edgec_bundle.delta.bsdiff import MAX_RUN_BYTES, longest_run
+from edgec_bundle.delta.bsdiff import is_repetitive
+from edgec_bundle.delta.tensor import blocks
 from edgec_bundle.delta.tensor.model import Bytes, Tensor
 from edgec_bundle.delta.tensor.record import Add, Copy, Literal
 
@@ -100,17 +101,10 @@ def pieces(one: Plain, most: int = _PIECE) -> Iterator[Plain]:
 def _aligned(old: bytes, new: bytes) -> Iterator[tuple[int, int, int | None]]:
     """Return (place, size, place in old or None) that together make `new`."""
     few = len(old) + len(new) <= MAX_DIFF_BYTES
-    if few and min(longest_run(old), longest_run(new)) <= MAX_RUN_BYTES:
+    if few and not (is_repetitive(old) and is_repetitive(new)):
         yield from _by_bsdiff(old, new)
         return
-    prefix = _common(old, new)
-    suffix = _common(old[prefix:][::-1], new[prefix:][::-1])
-    if prefix:
-        yield 0, prefix, 0
-    if middle := len(new) - prefix - suffix:
-        yield prefix, middle, None
-    if suffix:
-        yield len(new) - suffix, suffix, len(old) - suffix
+    yield from blocks.aligned(old, new)
 
 
 def _by_bsdiff(old: bytes, new: bytes) -> Iterator[tuple[int, int, int | None]]:
@@ -133,12 +127,6 @@ def _triples(old: bytes, new: bytes) -> Iterator[tuple[int, int, int]]:
     values = np.where(words & sign, -values, values).reshape(-1, 3)
     for copied, added, seek in values.tolist():
         yield int(copied), int(added), int(seek)
-
-
-def _common(first: bytes, second: bytes) -> int:
-    size = min(len(first), len(second))
-    differs = np.frombuffer(first, np.uint8, size) != np.frombuffer(second, np.uint8, size)
-    return int(differs.argmax()) if differs.any() else size
 
 
 def _difference(
