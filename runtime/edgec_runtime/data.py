@@ -10,18 +10,19 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import IO, overload
 
 import numpy as np
 
 from edgec_bundle.errors import ArrayError
 from edgec_bundle.manifest import TensorSpec
 from edgec_bundle.npz import read_npz
-from edgec_runtime.errors import DataError
+from edgec_runtime.errors import DataError, InputError, RunError
 from edgec_runtime.processing import RawInput
 from edgec_runtime.session import Array
 
 MAX_DATA_BYTES = 8 << 30
+_CHUNK_BYTES = 1 << 20
 MAX_IMAGE_BYTES = 256 << 20
 MAX_IMAGES = 10_000_000
 _MAX_CSV_BYTES = 256 << 20
@@ -47,6 +48,13 @@ class Data:
             None if self.labels is None else self.labels[start:stop],
             self.names[start:stop],
         )
+
+    def refused(self, error: InputError, start: int) -> RunError:
+        """Return `error` about rows from `start` on as one about all, by the file if it has one."""
+        moved = error.moved(start)
+        if moved.row is None or not self.names:
+            return moved
+        return DataError(f"{self.names[moved.row]}: {moved.problem}")
 
     def take(self, indices: Sequence[int]) -> "Data":
         """Return the rows at `indices`, in their order."""
@@ -165,10 +173,23 @@ def read_bounded(path: Path, limit: int) -> bytes:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size <= limit:
-                return file.read(limit + 1)
+                return _whole(file, size, limit)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
     raise DataError(f"{path}: expected at most {limit} bytes, got {size}")
+
+
+def _whole(file: IO[bytes], size: int, limit: int) -> bytes:
+    """Return what is in `file` of `size` bytes; a pipe, whose size is 0, is read to `limit` + 1.
+
+    To ask for `limit` at once would take that much memory, which few devices have.
+    """
+    chunks = [file.read(size + 1)]
+    total = len(chunks[0])
+    while size < total <= limit and (chunk := file.read(_CHUNK_BYTES)):
+        chunks.append(chunk)
+        total += len(chunk)
+    return b"".join(chunks)
 
 
 def _length(name: str, array: Array, origin: str) -> int:
@@ -189,7 +210,7 @@ def _folder(folder: Path, labels: Sequence[str]) -> Data:
     return Data(
         {_ONLY: _Files(files)},
         None if numbers is None else np.array(numbers, np.int64),
-        tuple(str(file.relative_to(folder)) for file in files),
+        tuple(os.path.relpath(file, folder) for file in files),  # a csv may lead anywhere
     )
 
 

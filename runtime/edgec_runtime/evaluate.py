@@ -7,7 +7,7 @@ import numpy as np
 
 from edgec_runtime import classes
 from edgec_runtime.data import Data, load_data
-from edgec_runtime.errors import DataError
+from edgec_runtime.errors import DataError, InputError
 from edgec_runtime.pipeline import Pipeline
 from edgec_runtime.session import Array
 
@@ -30,14 +30,18 @@ def evaluate(
     """Run `pipeline` over `data` in bounded memory; `progress(done, total)` is told how far.
 
     Raises:
-        DataError: the data has other inputs than the model, or labels of another shape.
+        DataError: the data has other inputs than the model, labels of another shape, or a file that
+            is refused.
         InputError, ModelError, OutputError: as `Pipeline.infer`.
     """
     data = data.bound(pipeline.manifest.inputs)
     found: list[Array] = []
     kept: list[dict[str, Array]] = []
-    for portion in data.portions(_PORTION):
-        outputs = pipeline.infer(portion.inputs)
+    for number, portion in enumerate(data.portions(_PORTION)):
+        try:
+            outputs = pipeline.infer(portion.inputs)
+        except InputError as error:
+            raise data.refused(error, number * _PORTION) from error
         if pipeline.head is None:
             kept.append(outputs)
         else:

@@ -152,7 +152,7 @@ def _chain(
     name: str, steps: tuple[ArrayStep, ...], batch: Array, offset: int, *, nulls: bool
 ) -> Array:
     """Run `steps` over `batch`, whose first row is the input's row `offset`."""
-    op = "input"
+    op: str | None = None  # no step yet: the raw values themselves are checked
     try:
         if not nulls:
             require_finite(batch)
@@ -164,6 +164,8 @@ def _chain(
         row = None if misfit.row is None else misfit.row + offset
         if row is None and offset:
             row = offset
+        if op is None:
+            raise InputError(misfit.problem, tensor=name, row=row) from misfit.__cause__
         raise StepError(misfit.problem, step=op, tensor=name, row=row) from misfit.__cause__
     return batch
 

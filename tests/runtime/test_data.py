@@ -1,6 +1,8 @@
 """Data comes from an .npz or a folder of images, and says what is wrong with it."""
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,24 @@ def test_an_npz_of_numpy_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data.inputs["inputs"], rows)
     assert data.labels is not None
     assert data.labels.dtype == np.int64
+
+
+def test_data_takes_no_more_memory_than_it_has(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", inputs=np.ones((6, 4)))
+    program = (
+        "import resource, sys\nfrom edgec_runtime import load_data\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (1 << 30,) * 2)\n"
+        "print(len(load_data(sys.argv[1])))"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "data.npz")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.stdout == "6\n", done.stderr
 
 
 def test_one_array_per_input_is_read(tmp_path: Path) -> None:
@@ -68,11 +88,15 @@ def test_subfolders_named_as_labels_get_their_numbers(tmp_path: Path) -> None:
 def test_labels_csv_names_files_and_classes(tmp_path: Path) -> None:
     for name in ("a.png", "b.png", "unlisted.png"):
         save(tmp_path / name)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "labels.csv").write_text(f"file,label\n../b.png,cat\n{tmp_path / 'a.png'},0\n")
     (tmp_path / "labels.csv").write_text("file,label\nb.png,cat\na.png,0\n")
 
     data = load_data(tmp_path, labels=("dog", "cat"))
 
     assert data.names == ("b.png", "a.png")
+    assert load_data(elsewhere, labels=("dog", "cat")).names == ("../b.png", "../a.png")
     assert data.labels is not None
     assert data.labels.tolist() == [1, 0]
 

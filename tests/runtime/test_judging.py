@@ -27,6 +27,7 @@ from edgec_bundle.npz import read_npz, write_npz
 from edgec_runtime import (
     Data,
     DataError,
+    InputError,
     Pipeline,
     SpecError,
     UnsupportedError,
@@ -123,19 +124,27 @@ def test_rows_near_a_tie_are_passed_over_while_others_are_left() -> None:
     assert (kept[:, 0, 0, 0] == 200).all()
 
 
-def test_golden_samples_of_files_hold_the_files() -> None:
+def of_files() -> Pipeline:
     blobs, described = variant("onnx")
     described = replace(
         described,
         inputs=(TensorSpec("image", "bytes", (-1,), "image"),),
         preprocessing=({"op": "decode_image", "mode": "L"}, *described.preprocessing),
     )
-    pipeline = load_pipeline(described, blobs.__getitem__)
+    return load_pipeline(described, blobs.__getitem__)
+
+
+def encoded(count: int) -> list[bytes]:
     files = []
-    for row in images(12):
+    for row in images(count):
         file = io.BytesIO()
         Image.fromarray(row[:, :, 0]).save(file, "PNG")
         files.append(file.getvalue())
+    return files
+
+
+def test_golden_samples_of_files_hold_the_files() -> None:
+    pipeline, files = of_files(), encoded(12)
 
     npz, golden = record_golden(pipeline, {"image": files}, 5, 1e-5)
 
@@ -257,6 +266,17 @@ def test_evaluation_counts_what_is_right_and_tells_how_far_it_is() -> None:
 
     assert (result.samples, result.accuracy) == (100, 0.75)
     assert told[-1] == (100, 100)
+
+
+def test_a_refused_row_is_told_by_its_number_or_by_its_file() -> None:
+    files = encoded(100)
+    files[70] = files[70][:40]
+    names = tuple(f"{i}.png" for i in range(100))
+
+    with pytest.raises(InputError, match="row 70: decode_image: cannot decode"):
+        evaluate(of_files(), Data({"image": files}))
+    with pytest.raises(DataError, match=r"^70\.png: decode_image: cannot decode"):
+        evaluate(of_files(), Data({"image": files}, None, names))
 
 
 def test_without_labels_there_is_no_accuracy() -> None:

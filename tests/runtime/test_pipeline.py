@@ -32,7 +32,6 @@ from edgec_runtime import (
     Pipeline,
     RuntimeMissingError,
     SpecError,
-    StepError,
     UnsupportedError,
     features_of,
     load_pipeline,
@@ -155,12 +154,12 @@ def test_the_row_at_fault_is_counted_over_the_whole_input() -> None:
     batch = np.zeros((40, 1, 4, 4), np.float32)
     batch[37, 0, 2, 1] = np.nan
 
-    with pytest.raises(StepError) as caught:
+    with pytest.raises(InputError) as caught:
         pipeline.infer({"image": batch})
 
     assert (caught.value.tensor, caught.value.row) == ("image", 37)
     assert str(caught.value) == (
-        "input 'image', row 37: input: expected finite numbers, got nan at [0, 2, 1]"
+        "input 'image', row 37: expected finite numbers, got nan at [0, 2, 1]"
     )
 
 

@@ -256,10 +256,15 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
         load(path)
 
 
-@pytest.mark.parametrize("name", ["rpi5000", "/no/such/file.toml", "", "../rpi4"])
+@pytest.mark.parametrize("name", ["rpi5000", "", "../rpi4"])
 def test_an_unknown_target_lists_the_known_ones(name: str) -> None:
     with pytest.raises(UnknownProfileError, match=r"expected the path of a \.toml file or one of"):
         load(name)
+
+
+def test_a_missing_file_of_a_target_is_named() -> None:
+    with pytest.raises(UnknownProfileError, match=r"^/no/such/file\.toml: no such file"):
+        load("/no/such/file.toml")
 
 
 def test_a_host_matches_boards_before_architectures() -> None:

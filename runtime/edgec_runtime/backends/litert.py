@@ -13,6 +13,9 @@ from edgec_runtime.session import Array, ModelTensor, check_feeds
 
 logger = logging.getLogger(__name__)
 
+_Loaded = tuple[Any, list[Any], list[Any]]  # an interpreter, its inputs' and outputs' details
+_FAILURES = (ValueError, RuntimeError, SystemError, TypeError)
+
 # Looked up by the system's linker, never named by a manifest.
 _LIBRARIES = {
     "edgetpu": "libedgetpu.so.1",
@@ -33,7 +36,11 @@ def _interpreter_module() -> Any:
 
 
 class LiteRtSession:
-    """A TFLite model. Interpreters are not thread-safe: a lock lets one run at a time."""
+    """A TFLite model. Interpreters are not thread-safe: a lock lets one run at a time.
+
+    Every run starts from the file's own state: TFLite's recurrent layers would else go on where the
+    run before, perhaps another caller's, has ended.
+    """
 
     def __init__(
         self, model: bytes, *, threads: int = 1, delegate: str = "xnnpack", optimise: bool = True
@@ -41,20 +48,12 @@ class LiteRtSession:
         """Load `model`. See `session.load_session`; raises ModelError, RuntimeMissingError."""
         litert = _interpreter_module()
         delegates, self.delegates = _delegates(litert, delegate, optimise)
-        resolver = litert.OpResolverType
         try:
-            interpreter = litert.Interpreter(
-                model_content=model,
-                num_threads=threads,
-                experimental_delegates=delegates,
-                experimental_op_resolver_type=resolver.AUTO
-                if optimise
-                else resolver.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-            )
-            interpreter.allocate_tensors()
-            inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-        except (ValueError, RuntimeError, SystemError, TypeError) as error:
-            raise ModelError(f"LiteRT cannot load the model: {_brief(error)}") from error
+            loaded = _loaded(litert, model, threads, delegates, optimise)
+        except _FAILURES as error:
+            loaded = _without_xnnpack(litert, model, threads, delegates, error, optimise)
+            self.delegates = tuple(name for name in self.delegates if name != "xnnpack")
+        interpreter, inputs, outputs = loaded
         self.inputs = tuple(_tensor(details) for details in inputs)
         self.outputs = tuple(_tensor(details) for details in outputs)
         self._input_index = {details["name"]: details["index"] for details in inputs}
@@ -73,6 +72,7 @@ class LiteRtSession:
             if self._interpreter is None:
                 raise ModelError("the session is closed")
             try:
+                self._interpreter.reset_all_variables()  # the state of recurrent layers
                 for name, index in self._input_index.items():
                     self._interpreter.set_tensor(index, feeds[name])
                 self._interpreter.invoke()
@@ -87,6 +87,41 @@ class LiteRtSession:
         """Release the model once the run under way has ended."""
         with self._lock:
             self._interpreter = None
+
+
+def _loaded(
+    litert: Any, model: bytes, threads: int, delegates: list[Any], optimise: bool
+) -> _Loaded:
+    resolver = litert.OpResolverType
+    interpreter = litert.Interpreter(
+        model_content=model,
+        num_threads=threads,
+        experimental_delegates=delegates,
+        experimental_op_resolver_type=resolver.AUTO
+        if optimise
+        else resolver.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    interpreter.allocate_tensors()
+    return interpreter, interpreter.get_input_details(), interpreter.get_output_details()
+
+
+def _without_xnnpack(
+    litert: Any, model: bytes, threads: int, delegates: list[Any], error: Exception, optimise: bool
+) -> _Loaded:
+    """Return the interpreter of a model that XNNPACK has refused. Raises ModelError.
+
+    XNNPACK takes an operator by its type, and may refuse its numbers when it prepares it; LiteRT
+    then gives the whole model up, though its own kernels compute it.
+    """
+    refused = f"LiteRT cannot load the model: {_brief(error)}"
+    if not optimise:
+        raise ModelError(refused) from error
+    try:
+        loaded = _loaded(litert, model, threads, delegates, optimise=False)
+    except _FAILURES:
+        raise ModelError(refused) from error
+    logger.warning("XNNPACK refuses the model, which runs slower without it: %s", _brief(error))
+    return loaded
 
 
 def _delegates(litert: Any, delegate: str, optimise: bool) -> tuple[list[Any], tuple[str, ...]]:

@@ -16,7 +16,9 @@ MAX_SIDE = 16_384
 MAX_PIXELS = 40_000_000
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM")
 _CHANNELS = {"L": 1, "RGB": 3}
-# 16-bit and float images are refused: Pillow would clip them to 255 without a word.
+# 16-bit and float images are refused: Pillow would clip grey ones to 255 and cut colours to their
+# high byte without a word.
+_PNG_DEPTH = 24  # the byte of a PNG's first chunk that holds the bits per channel
 _EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _BROKEN = (
     OSError,
@@ -64,6 +66,10 @@ class DecodeImage:
         """Return the image in `encoded` as uint8 [1, H, W, C]."""
         try:
             with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+                deep = image.format == "PNG" and encoded[_PNG_DEPTH] > 8
+                form = "16 bits" if deep else f"Pillow mode {image.mode}"
+                if deep or image.mode not in _EIGHT_BIT:
+                    raise Misfit(f"expected 8 bits per channel, got {form}: convert the image")
                 return self._pixels(image)
         except _BROKEN as error:
             reason = str(error) or type(error).__name__
@@ -75,8 +81,6 @@ class DecodeImage:
         width, height = image.size
         if width * height > self.max_pixels:
             raise Misfit(f"expected at most {self.max_pixels} pixels, got {width}x{height}")
-        if image.mode not in _EIGHT_BIT:
-            raise Misfit(f"expected 8 bits per channel, got Pillow mode {image.mode}")
         upright = ImageOps.exif_transpose(image) if self.exif_orientation else image
         if upright.mode in ("P", "PA"):
             upright = upright.convert("RGBA")  # applies the palette; alpha is dropped below
