@@ -14,10 +14,14 @@ class UnknownProfileError(ProfileError):
     """No built-in profile has this name and no file lies at this path."""
 
     def __init__(self, name: str, known: tuple[str, ...]) -> None:
-        super().__init__(
-            f"unknown target '{name}': expected the path of a .toml file or one of"
-            f" {', '.join(known)}"
-        )
+        if name.endswith(".toml"):
+            problem = f"{name}: no such file"
+        else:
+            problem = (
+                f"unknown target '{name}': expected the path of a .toml file or one of"
+                f" {', '.join(known)}"
+            )
+        super().__init__(problem)
         self.name = name
         self.known = known
 

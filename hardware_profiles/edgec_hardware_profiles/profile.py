@@ -22,7 +22,7 @@ FORMATS = ("tflite", "onnx")
 RUNTIMES = {"litert": "tflite", "onnxruntime": "onnx", "tflite-micro": "tflite"}
 DELEGATES = ("cpu", "xnnpack", "edgetpu", "cuda", "tensorrt", "qnn", "ethosu", "vx", "npu")
 ARCHITECTURES = ("any", "x86_64", "aarch64", "armv7l", "armv7em")
-PRECISIONS = ("fp32", "fp16", "int8", "int16x8", "int4")
+PRECISIONS = ("fp32", "fp16", "int8", "int16x8", "int4", "dynamic", "int8-weights")
 LAYOUTS = ("NHWC", "NCHW")
 QDQ_STYLES = ("generic", "tensorrt")
 JUDGED = ("serving", "exact")
@@ -37,7 +37,13 @@ _FIGURES = (
     "memory.storage_bytes",
 )
 # Figures of `[rates]`: how much the target can do at best, in the unit that the name ends with.
-RATES = ("macs_per_s", "flops_per_s", "bytes_per_s", "clock_hz")
+_COMPUTES = ("fp32_macs_per_s", "fp16_macs_per_s", "int8_macs_per_s", "int16_macs_per_s")
+RATES = (
+    *("macs_per_s", "flops_per_s", "bytes_per_s", "clock_hz", "cores"),
+    *("op_s", "run_s", "link_bytes_per_s", "dense_share", "depthwise_share", "element_share"),
+    *_COMPUTES,
+    *(f"cpu_{rate}" for rate in (*_COMPUTES, "bytes_per_s", "op_s")),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,15 @@ _REASONS = {
     "limit": "outside the limits of the accelerator",
     "region": "the accelerator takes one region of the model, and this lies behind its end",
 }
+_FIXES = {
+    "operator": "replace it by operators of the profile's table, or let the CPU run it",
+    "dtype": "bring its tensors to a data type of the profile's table, or let the CPU run it",
+    "version": "write the model with another version of its converter",
+    "shape": "fix the input's shape (--shape NAME=1,3,224,224) and convert again",
+    "rank": "reshape its tensors to fewer dimensions",
+    "limit": "keep it within the limit, or let the CPU run it",
+    "region": "move the operators that are refused to the end of the model",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +93,7 @@ def read_support(mapping: Table, ops: Table) -> Support:
         static_shapes=mapping.boolean("static_shapes", default=True),
         max_inner_rank=mapping.optional_integer("max_inner_rank"),
         reasons={**_REASONS, **_words(mapping, "reasons")},
-        fixes=_words(mapping, "fixes"),
+        fixes={**_FIXES, **_words(mapping, "fixes")},
         operators={
             **dict.fromkeys(mapping.texts("operators"), OperatorSupport()),
             **{name: _operator(ops.table(name)) for name in ops.names()},
