@@ -10,7 +10,7 @@ import numpy as np
 from edgec_bundle.archive import Bundle, write_bundle
 from edgec_bundle.errors import BundleError
 from edgec_bundle.manifest import Manifest, Requires
-from edgec_compiler import judging, records
+from edgec_compiler import bill, judging, records
 from edgec_compiler.errors import UsageError
 from edgec_compiler.naming import model_name
 from edgec_compiler.options import GOLDEN_SAMPLES
@@ -57,8 +57,8 @@ def write_target(parts: Parts, measure: Callable[[Bundle], Mapping[str, bytes]])
         **fitted.extras,
         "golden": ("golden.npz", golden),
         "report": ("report.json", records.report(making)),
-        "sbom": ("sbom.cdx.json", records.sbom(making)),
-        "provenance": ("provenance.intoto.json", records.provenance(making)),
+        "sbom": ("sbom.cdx.json", bill.sbom(making)),
+        "provenance": ("provenance.intoto.json", bill.provenance(making)),
     }
     if parts.labels is not None:
         contents["labels"] = ("labels.txt", parts.labels)

@@ -6,6 +6,7 @@ CompilerError                    1  what was asked for could not be achieved
 ├── UnsupportedOperatorError     1  the model has an operator that the importer cannot express
 ├── PassError                    1  a graph pass broke its own promise
 ├── ConversionError              1  a converter refused the model or crashed
+├── TrainingError                1  the user's own training or student fails
 ├── NotAchievedError             1  a budget was missed, or a verification failed
 ├── MissingExtraError            3  an optional part of edgec or a vendor tool is not installed
 └── ServerError                  4  the fleet server refused, or could not be reached
@@ -54,6 +55,10 @@ class PassError(CompilerError):
 
 class ConversionError(CompilerError):
     """A converter refused the model or crashed."""
+
+
+class TrainingError(CompilerError):
+    """The user's own code, called to train or to make a student, fails."""
 
 
 class NotAchievedError(CompilerError):

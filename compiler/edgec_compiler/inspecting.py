@@ -1,15 +1,16 @@
-"""Facts of a model file, read without torch and without running anything."""
+"""Facts of a model file, read without torch and without running anything of it."""
 
 import hashlib
-import importlib.util
 import json
 import zipfile
 from pathlib import Path
 from typing import Any
 
 from edgec_compiler.errors import MissingExtraError, ModelFileError, UsageError
-from edgec_compiler.importers.sniff import OLD_KERAS, ZIP_ERRORS
+from edgec_compiler.importers.sniff import ZIP_ERRORS
 
+# Read by native libraries, which may crash on a damaged file: in a child process.
+NATIVE_KINDS = ("h5", "savedmodel")
 _MAX_JSON_BYTES = 512 << 20
 _TORCH_DTYPES = {
     1: "uint8",
@@ -32,30 +33,29 @@ def inspect_model(kind: str, path: Path, factory: str | None) -> Facts:
     Raises:
         UsageError: a Python file, which would have to be run.
         ModelFileError: damaged.
-        MissingExtraError: an ONNX or TFLite file without the extra that reads it.
+        MissingExtraError: the extra that reads the kind is not installed.
     """
     if factory is not None:
         raise UsageError(
-            f"{path}:{factory} would have to be run to be inspected: compile it with --dry-run, or "
-            "export it with torch.export.save"
+            f"{path}:{factory} would have to be run to be inspected: export it with "
+            "torch.export.save"
         )
-    if kind in ("h5", "savedmodel"):
-        return _only_converted(kind, path)
-    readers = {"onnx": _onnx, "tflite": _tflite, "torch": _torch, "keras": _keras}
+    readers = {"onnx": _onnx, "tflite": _tflite, "torch": _torch, "savedmodel": _saved_model}
     try:
-        facts = readers[kind](path)
+        facts = readers[kind](path) if kind in readers else _keras(kind, path)
     except ImportError as error:
         raise MissingExtraError("compiler", f"{path}: reading it") from error
-    payload = path.read_bytes()
-    digest = facts.pop("sha256", None) or hashlib.sha256(payload).hexdigest()
-    size = facts.pop("bytes", None) or len(payload)
+    digest, size = facts.pop("sha256", None), facts.pop("bytes", None)
+    if digest is None:
+        payload = path.read_bytes()
+        digest, size = hashlib.sha256(payload).hexdigest(), len(payload)
     return {"kind": "model", "format": kind, "sha256": digest, "bytes": size, **facts}
 
 
 def _onnx(path: Path) -> Facts:
     from edgec_compiler.importers import onnx_file
 
-    model, sha256, size = onnx_file.read_onnx(path)
+    model, sha256, size, *_ = onnx_file.read_onnx(path)
     known = {tensor.name for tensor in model.graph.initializer}
     return {
         "sha256": sha256,
@@ -144,19 +144,16 @@ def _torch_end(name: str, values: dict[str, Any]) -> Facts:
     return {"name": name, "dtype": _TORCH_DTYPES.get(value["dtype"], "?"), "shape": shape}
 
 
-def _keras(path: Path) -> Facts:
+def _keras(kind: str, path: Path) -> Facts:
     from edgec_compiler.importers.keras_config import facts_of, read_config
 
-    return facts_of(read_config(path))
+    return facts_of(read_config(path, kind))
 
 
-def _only_converted(kind: str, path: Path) -> Facts:
-    if importlib.util.find_spec("tensorflow") is None:
-        raise MissingExtraError("tensorflow", f"{path}: {OLD_KERAS[kind]}; reading it")
-    raise UsageError(
-        f"{path}: {OLD_KERAS[kind]}, which TensorFlow has to convert to be inspected: "
-        "compile it, and inspect the bundle"
-    )
+def _saved_model(path: Path) -> Facts:
+    from edgec_compiler.importers.saved_model_folder import facts_of
+
+    return facts_of(path)
 
 
 def _operator(index: int, op: str, output: str) -> Facts:

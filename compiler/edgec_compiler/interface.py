@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from edgec_bundle.errors import ManifestError
-from edgec_bundle.manifest import Step, TensorSpec
-from edgec_compiler.errors import UsageError
+from edgec_bundle.manifest import Step, TensorSpec, is_tensor_name
+from edgec_compiler.errors import ConversionError, UsageError
 from edgec_runtime.errors import OutputError, RunError, UnsupportedError
 from edgec_runtime.processing import Postprocessing, Preprocessing
 from edgec_runtime.session import Array, ModelTensor
@@ -82,7 +82,10 @@ def interface_of(
     """
     try:
         public = tuple(TensorSpec(**_spec(raw)) for raw in steps.inputs) or tuple(
-            TensorSpec(tensor.name, tensor.dtype, (-1, *tensor.shape[1:])) for tensor in inputs
+            TensorSpec(name, tensor.dtype, (-1, *tensor.shape[1:]))
+            for name, tensor in zip(
+                public_names([tensor.name for tensor in inputs], "input"), inputs, strict=True
+            )
         )
         if len(public) != len(inputs):
             raise UsageError(
@@ -101,6 +104,20 @@ def interface_of(
     return Interface(public, outputs, steps.preprocessing, steps.postprocessing)
 
 
+def public_names(names: Sequence[str], kind: str) -> tuple[str, ...]:
+    """Return the names of a model's tensors, or plain ones where some cannot be in a manifest.
+
+    Converters from TensorFlow join the names of all layers that they have fused. A runtime binds
+    names that are none of the model's own by their order, so all are replaced or none.
+    """
+    if all(is_tensor_name(name) for name in names):
+        return tuple(names)
+    plain = [kind] if len(names) == 1 else [f"{kind}_{number}" for number in range(len(names))]
+    while set(plain) & set(names):
+        plain = [f"{name}_" for name in plain]
+    return tuple(plain)
+
+
 def _spec(raw: Mapping[str, Any]) -> dict[str, Any]:
     if missing := [key for key in ("name", "dtype", "shape") if key not in raw]:
         raise UsageError(f"--preprocessing: an input without {' and '.join(missing)}")
@@ -109,7 +126,8 @@ def _spec(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def _outputs(steps: Steps, made: Mapping[str, Array]) -> tuple[TensorSpec, ...]:
     """Return the public outputs; what the user leaves out is found by running the steps."""
-    named = [dict(raw) for raw in steps.outputs] or [{"name": name} for name in made]
+    named = [dict(raw) for raw in steps.outputs]
+    named = named or [{"name": name} for name in public_names(list(made), "output")]
     taken = {str(step.get("indices")) for step in steps.postprocessing if step["op"] == "top_k"}
     heads = [str(raw.get("name")) for raw in named if raw.get("name") not in taken]
     if len(heads) != len(made):
@@ -151,6 +169,9 @@ def fit(
         source: its inputs and outputs.
         model: the inputs and outputs of the target's file, in the same order.
         moved: numbers of the inputs and outputs that the target has channel-last.
+
+    Raises:
+        ConversionError: an output has a type that no step makes.
     """
     inputs = [spec.name for spec in interface.inputs]
     before = list(interface.preprocessing)
@@ -193,6 +214,11 @@ def _into(old: ModelTensor, new: ModelTensor) -> list[dict[str, Any]]:
 def _out_of(old: ModelTensor, new: ModelTensor) -> list[dict[str, Any]]:
     if new.dtype == old.dtype:
         return []
+    if old.dtype == "float64":
+        raise ConversionError(
+            f"output '{old.name}' is float64, which TFLite lacks and no step makes: cast it to "
+            "float32 in the model, or choose a target that takes ONNX"
+        )
     if new.scale is None or old.dtype != "float32":
         return [{"op": "cast", "dtype": old.dtype}]
     return [{"op": "dequantize", "scale": new.scale, "zero_point": new.zero_point or 0}]

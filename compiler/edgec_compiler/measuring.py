@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from edgec_bundle.archive import Bundle
 from edgec_compiler.errors import NotAchievedError
+from edgec_compiler.timing.running import load_times
 from edgec_hardware_profiles import Profile, this_host
 from edgec_runtime.selftest import run_selftest
 
@@ -21,6 +22,8 @@ class Measurements:
     memory_bytes: int | None
     seconds: float  # of the whole compile run up to this target's end
     host: str
+    load_ms: Mapping[str, float] | None = None  # cold: a fresh process; warm: the same again
+    first_ms: float | None = None  # the first inference
 
     def to_bytes(self) -> bytes:
         """Return measurements.json."""
@@ -46,4 +49,5 @@ def measure_bundle(bundle: Bundle, profile: Profile, seconds: float) -> Measurem
     measured = (
         None if latency is None else {"p50": latency.p50, "p95": latency.p95, "p99": latency.p99}
     )
-    return Measurements(measured, result.memory_bytes, seconds, host)
+    load, first = load_times(str(bundle.path))
+    return Measurements(measured, result.memory_bytes, seconds, host, load, first)

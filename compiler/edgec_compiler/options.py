@@ -1,8 +1,10 @@
 """What one `edgec compile` was asked to do."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
+
+from edgec_compiler.compress.wanted import Wanted
 
 DEFAULT_MAX_DROP = 0.01
 GOLDEN_SAMPLES = 8
@@ -25,12 +27,24 @@ class CompileOptions:
     preprocessing: str | None = None
     labels: str | None = None
     precision: str = "auto"
+    float_layers: tuple[str, ...] = ()
+    calibration_method: str = "minmax"
+    equalise: bool = False
+    bias_correction: bool = False
     max_accuracy_drop: float | None = None  # None: 0.01 where there are labels, else no limit
+    optimize_for: str = "speed"  # or "size": what --precision auto makes best
+    search_budget: float | None = None  # seconds for the search of each target
+    max_candidates: int = 32  # of each target
+    max_layers: int = 32  # that a sensitivity analysis measures
     delta_base: str | None = None
     delta_budget: float = 1.0  # times the error of ordinary quantisation
     seed: int = 0
     lock: str | None = None
     locked: str | None = None
+    unlike: tuple[str, ...] = ()  # how options and profiles differ from `locked`, in words
+    jobs: int | None = None  # None: as many as cores and memory allow
+    cache: str | None = None  # a folder; None: neither read nor written
+    compress: Wanted = field(default_factory=Wanted)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; `from_dict` is the inverse."""
@@ -39,5 +53,5 @@ class CompileOptions:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
         """Return the options that `to_dict` wrote."""
-        lists = {key: tuple(raw[key]) for key in ("targets", "shapes")}
-        return cls(**{**raw, **lists})
+        lists = {key: tuple(raw[key]) for key in ("targets", "shapes", "float_layers", "unlike")}
+        return cls(**{**raw, **lists, "compress": Wanted(**raw["compress"])})

@@ -9,17 +9,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgec_bundle.digest import sha256_hex
-from edgec_compiler.judging import Verdict
+import zstandard
+
+from edgec_compiler.comparing.layer_errors import LayerError
+from edgec_compiler.estimating import Estimate
+from edgec_compiler.judging import Verdict, budget_of
 from edgec_compiler.mapping.fitting import Fitted
+from edgec_compiler.mapping.tflite_graph import read_tflite
 from edgec_compiler.measuring import Measurements
+from edgec_compiler.naming import model_name
 from edgec_compiler.options import CompileOptions
-from edgec_compiler.report_page import page
+from edgec_compiler.report import page
 from edgec_compiler.source import SourceModel
 from edgec_compiler.variants import Variant
 from edgec_hardware_profiles import Profile
 
 JSON = dict[str, Any]
+COMPARED_SAMPLES = 8  # on which layers are compared with the float form
+_ZSTD_LEVEL = 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,8 @@ class Inputs:
     evaluation: str | None
     preprocessing: str | None
     labels: str | None
+    fine_tune: str | None = None
+    distill: str | None = None
 
     def to_dict(self) -> dict[str, str]:
         """Return {what: sha256} of what there was."""
@@ -40,6 +49,8 @@ class Inputs:
             "evaluation": self.evaluation,
             "preprocessing": self.preprocessing,
             "labels": self.labels,
+            "fine_tune": self.fine_tune,
+            "distill": self.distill,
         }
         return {what: digest for what, digest in named.items() if digest is not None}
 
@@ -58,6 +69,10 @@ class Making:
     inputs: Inputs
     tools: Mapping[str, str]
     fitted: Fitted
+    estimate: Estimate | None = None
+    layers: tuple[LayerError, ...] = ()
+    compression: Mapping[str, Any] | None = None  # what the compression stage did
+    search: Mapping[str, Any] | None = None  # what was tried before this variant was chosen
 
 
 def metrics(making: Making) -> JSON:
@@ -91,111 +106,72 @@ def lineage(making: Making) -> JSON:
 
 def chosen_options(making: Making) -> JSON:
     """Return the options that have a say in the model's bytes, as they were resolved."""
-    return {
+    chosen = {
         "target": making.profile.name,
         "format": making.format,
-        "precision": making.variant.precision,
+        **making.variant.recipe.to_dict(),
         "shapes": list(making.options.shapes),
         "seed": making.options.seed,
     }
+    wanted = making.options.compress
+    return {**chosen, "compression": wanted.to_dict()} if wanted else chosen
+
+
+def compression(making: Making) -> JSON:
+    """Return {"compression": ...} if the model was compressed, with the file's zstd size."""
+    if making.compression is None:
+        return {}
+    payload = making.fitted.payload
+    packed = len(zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(payload))
+    file = {"bytes": len(payload), "zstd_bytes": packed}
+    return {"compression": {**making.compression, "file": file}}
 
 
 def report(making: Making) -> bytes:
     """Return report.json."""
     counted = Counter(operator.op for operator in making.source.operators)
+    errors = [one.to_json() for one in making.layers if one.is_finite]
     facts = {
         "schema": 1,
+        "model": {
+            "name": model_name(making.options.name, making.source.name),
+            "version": making.options.version,
+        },
         "target": {"name": making.profile.name, "title": making.profile.title},
         "format": making.format,
         "precision": making.variant.precision,
         "metrics": metrics(making),
+        "budget": budget_of(making.verdict, making.options.max_accuracy_drop),
         "operators": {
-            "total": len(making.source.operators),
-            "accelerated": accelerated(making),
+            **making.fitted.accelerated_of(making.source).to_json(),
             "by_type": dict(sorted(counted.items())),
         },
         "mapping": making.fitted.mapping.to_json(),
         "estimates": dict(making.fitted.figures),
+        "latency_estimate": latency_estimate(making),
+        "layer_errors": {
+            "data": making.verdict.data,
+            "samples": COMPARED_SAMPLES,
+            "layers": errors,
+        },
+        "search": None if making.search is None else dict(making.search),
         "passes": dict(making.passes),
+        "transposes": _transposes(making),
         "preprocessing": list(making.variant.interface.preprocessing),
         "postprocessing": list(making.variant.interface.postprocessing),
         "notes": [*making.variant.notes, *making.fitted.notes, *making.profile.notes],
         "lineage": lineage(making),
+        **compression(making),
     }
-    return _json(facts)
+    return to_json(facts)
 
 
-def accelerated(making: Making) -> int:
-    """Return how many of the source's operators an accelerator runs, or is predicted to run."""
-    return making.fitted.accelerated_of(len(making.source.operators))
-
-
-def provenance(making: Making) -> bytes:
-    """Return an in-toto statement (v1) with a SLSA build predicate (v1) about the model file."""
-    materials = [
-        {"name": what, "digest": {"sha256": digest}}
-        for what, digest in sorted(making.inputs.to_dict().items())
-    ]
-    tools = [
-        {"uri": f"pkg:pypi/{name.lower()}@{version}"}
-        for name, version in making.tools.items()
-        if name != "python"
-    ]
-    statement = {
-        "_type": "https://in-toto.io/Statement/v1",
-        "subject": [{"name": "model", "digest": {"sha256": sha256_hex(making.fitted.payload)}}],
-        "predicateType": "https://slsa.dev/provenance/v1",
-        "predicate": {
-            "buildDefinition": {
-                "buildType": "urn:edgec:compile:v1",
-                "externalParameters": chosen_options(making),
-                "resolvedDependencies": materials + tools,
-            },
-            "runDetails": {"builder": {"id": "edgec", "version": {"edgec": _own_version(making)}}},
-        },
-    }
-    return _json(statement)
-
-
-def sbom(making: Making) -> bytes:
-    """Return a CycloneDX 1.6 bill of materials: the model and the tools that made it."""
-    digest = sha256_hex(making.fitted.payload)
-    tools = [
-        {
-            "type": "library",
-            "name": name,
-            "version": version,
-            "purl": f"pkg:pypi/{name.lower()}@{version}",
-        }
-        for name, version in making.tools.items()
-        if name != "python"
-    ]
-    components: list[JSON] = [
-        {
-            "type": "machine-learning-model",
-            "bom-ref": "source",
-            "name": making.source.name,
-            "hashes": [{"alg": "SHA-256", "content": making.source.sha256}],
-        },
-        *({**tool, "bom-ref": tool["purl"]} for tool in tools),
-    ]
-    document = {
-        "bomFormat": "CycloneDX",
-        "specVersion": "1.6",
-        "version": 1,
-        "metadata": {
-            "component": {
-                "type": "machine-learning-model",
-                "bom-ref": "model",
-                "name": making.options.name or making.source.name,
-                "version": making.options.version,
-                "hashes": [{"alg": "SHA-256", "content": digest}],
-            }
-        },
-        "components": components,
-        "dependencies": [{"ref": "model", "dependsOn": [one["bom-ref"] for one in components]}],
-    }
-    return _json(document)
+def _transposes(making: Making) -> int | None:
+    """Return how many transposes the portable TFLite model does, None for another format."""
+    if making.format != "tflite":
+        return None
+    graph = read_tflite(making.variant.payload, "the model")
+    return sum(operator.op == "TRANSPOSE" for operator in graph.operators)
 
 
 def facts(making: Making, digest: str, bundle: str, measured: Measurements) -> JSON:
@@ -212,33 +188,62 @@ def facts(making: Making, digest: str, bundle: str, measured: Measurements) -> J
         "samples": found["samples"],
         "data": found["data"],
         **({} if making.variant.delta is None else {"delta": dict(making.variant.delta)}),
-        "ops": {"total": len(making.source.operators), "accelerated": accelerated(making)},
+        **compression(making),
+        "ops": making.fitted.accelerated_of(making.source).to_json(),
         "latency_ms": _latency(making, measured),
         "estimates": dict(making.fitted.figures),
+        **({} if making.search is None else {"search": dict(making.search)}),
         "notes": [*making.variant.notes, *making.fitted.notes],
         "seconds": round(measured.seconds, 3),
     }
 
 
 def _latency(making: Making, measured: Measurements) -> JSON | None:
-    """Return what was measured here, else the estimate of the target's own compiler."""
+    """Return what was measured here, else the estimate of the target's compiler, else ours.
+
+    An estimate is one figure without a distribution: `kind` says that p50, p95 and p99, which
+    readers may rely on, are then the same and bound nothing.
+    """
     if measured.latency_ms is not None:
-        return {**measured.latency_ms, "measured": True}
-    estimate = making.fitted.figures.get("inference_ms")
+        return {**measured.latency_ms, "measured": True, "kind": "measurement"}
+    estimate = latency_estimate(making)
     if estimate is None:
         return None
-    return {**dict.fromkeys(("p50", "p95", "p99"), round(estimate, 6)), "measured": False}
+    figure = dict.fromkeys(("p50", "p95", "p99"), estimate["ms"])
+    said = {"measured": False, "estimate": True, "by": estimate["by"]}
+    return {**figure, **said, "kind": "estimate", "ms": estimate["ms"]}
 
 
-def beside(making: Making, measured: Measurements) -> dict[str, bytes]:
-    """Return the files that lie beside the bundle, which nothing pins."""
-    html = page(json.loads(report(making)), json.loads(measured.to_bytes()))
+def latency_estimate(making: Making) -> JSON | None:
+    """Return the estimate of the target's own compiler, or by the profile's rates; None: neither.
+
+    What it is made of (operators, transfer, memory) is always by the profile's rates.
+    """
+    own, found = making.fitted.figures.get("inference_ms"), making.estimate
+    if found is None:
+        return None if own is None else {"ms": round(own, 6), "by": "target's compiler"}
+    return {
+        "ms": round(found.ms if own is None else own, 6),
+        "by": "profile's rates" if own is None else "target's compiler",
+        "transfer_ms": round(found.transfer_ms, 6),
+        "by_operator_ms": {op: round(ms, 6) for op, ms in found.by_type().items()},
+        "macs": found.macs,
+        "weight_bytes": found.weight_bytes,
+        "activation_bytes": found.activation_bytes,
+        "live_bytes": list(found.live_bytes),
+    }
+
+
+def beside(making: Making, measured: Measurements, components: bytes) -> dict[str, bytes]:
+    """Return the files that lie beside the bundle, which nothing pins; `components`: its SBOM."""
+    html = page(
+        json.loads(report(making)),
+        json.loads(measured.to_bytes()),
+        json.loads(components)["components"],
+    )
     return {"measurements.json": measured.to_bytes(), "report.html": html.encode()}
 
 
-def _own_version(making: Making) -> str:
-    return making.tools.get("edgec", "unknown")
-
-
-def _json(value: JSON) -> bytes:
+def to_json(value: JSON) -> bytes:
+    """Return `value` as text for people and diffs: sorted, indented, the same every time."""
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()

@@ -13,7 +13,7 @@ from edgec_bundle.manifest import TensorSpec
 from edgec_compiler.errors import UsageError
 from edgec_compiler.interface import Interface
 from edgec_runtime.data import Data, load_data
-from edgec_runtime.errors import DataError, RunError
+from edgec_runtime.errors import DataError, InputError, RunError
 from edgec_runtime.processing import Preprocessing, RawInput
 from edgec_runtime.session import Array
 
@@ -29,6 +29,12 @@ class Samples:
     data: Data
     origin: str  # "evaluation" | "calibration" | "noise"
     sha256: str | None
+    path: str = ""  # as it was given
+
+    @property
+    def option(self) -> str:
+        """Return what named them, for messages: "--calibration samples.npz"."""
+        return f"--{self.origin} {self.path}".rstrip()
 
 
 def load_samples(path: Path, origin: str, labels: Sequence[str], interface: Interface) -> Samples:
@@ -38,13 +44,15 @@ def load_samples(path: Path, origin: str, labels: Sequence[str], interface: Inte
         UsageError: unreadable, or not what the public inputs take.
     """
     try:
-        data = load_data(path, labels).bound(interface.inputs)
-        Preprocessing.parse(interface.inputs, interface.preprocessing).run(data.rows(0, 1).inputs)
-    except DataError as error:
+        data = load_data(path, labels)
+    except DataError as error:  # it names the file
         raise UsageError(f"--{origin}: {error}") from error
+    try:
+        data = data.bound(interface.inputs)
+        Preprocessing.parse(interface.inputs, interface.preprocessing).run(data.rows(0, 1).inputs)
     except RunError as error:
         raise UsageError(f"--{origin} {path}: {error}") from error
-    return Samples(data, origin, digest_of(path))
+    return Samples(data, origin, digest_of(path), str(path))
 
 
 def digest_of(path: Path) -> str:
@@ -84,27 +92,41 @@ def _png(pixels: Array) -> bytes:
 
 
 def feeds(
-    samples: Samples, interface: Interface, names: Sequence[str]
+    samples: Samples, interface: Interface, names: Sequence[str], batch: int = 1
 ) -> Iterator[Mapping[str, Array]]:
-    """Yield one model feed per sample, [1, ...] each, in bounded memory.
+    """Yield model feeds of `batch` samples, [batch, ...] each, in bounded memory.
+
+    Where the samples do not fill the last batch, the last of them is repeated.
 
     Args:
         samples: raw.
         interface: whose preprocessing leads to the model's tensors.
         names: of the model's inputs, in the order of the public ones.
+        batch: how many samples the model takes at once.
 
     Raises:
         UsageError: a sample is refused by a step.
     """
     preprocessing = Preprocessing.parse(interface.inputs, interface.preprocessing)
-    for portion in samples.data.portions(_PORTION):
+    size = max(1, _PORTION // batch) * batch
+    for number, portion in enumerate(samples.data.portions(size)):
         try:
             prepared = preprocessing.run(portion.inputs)
+        except InputError as error:
+            refused = samples.data.refused(error, number * size)
+            raise UsageError(f"{samples.option}: {refused}") from error
         except RunError as error:
-            raise UsageError(f"--{samples.origin}: {error}") from error
+            raise UsageError(f"{samples.option}: {error}") from error
         values = list(prepared.values())
-        for row in range(len(portion)):
+        for row in range(0, len(portion), batch):
             yield {
-                name: np.ascontiguousarray(value[row : row + 1])
+                name: _batch(value[row : row + batch], batch)
                 for name, value in zip(names, values, strict=True)
             }
+
+
+def _batch(value: Array, batch: int) -> Array:
+    missing = batch - len(value)
+    if missing:
+        value = np.concatenate([value, np.repeat(value[-1:], missing, axis=0)])
+    return np.ascontiguousarray(value)

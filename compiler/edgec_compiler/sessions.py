@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgec_compiler.errors import ConversionError
 from edgec_compiler.source import SourceModel
-from edgec_runtime.errors import ModelError
+from edgec_runtime.errors import ModelError, RunError
 from edgec_runtime.session import Array, ModelTensor, Session, check_feeds, load_session
 
 
@@ -48,3 +49,16 @@ def source_session(source: SourceModel) -> Session:
     if source.module is None:
         raise ModelError("the source model has no runtime")
     return TorchSession(source.module, source.inputs, source.outputs)
+
+
+def source_outputs(source: SourceModel) -> dict[str, Array]:
+    """Return what the source model makes of its example input. Raises ConversionError."""
+    try:
+        session = source_session(source)
+        example = source.example()
+        feeds = {t.name: np.asarray(x) for t, x in zip(source.inputs, example, strict=True)}
+        made = session.run(feeds)
+        session.close()
+    except RunError as error:
+        raise ConversionError(f"the source model does not run: {error}") from error
+    return {tensor.name: made[tensor.name] for tensor in source.outputs}

@@ -1,12 +1,14 @@
 """A model as it was imported: one torch module and the facts of the file that it came from."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from edgec_runtime.session import ModelTensor
-
-if TYPE_CHECKING:  # half of the commands never touch torch
+if TYPE_CHECKING:  # half of the commands never touch torch, nor run a model
     from torch import nn
+
+    from edgec_runtime.session import ModelTensor
+
+Quantisation = Literal["whole", "weights"]  # what of a file is integers already
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,26 +33,32 @@ class SourceModel:
     name: str  # of the file, without suffix
     sha256: str  # of the file, external data included
     size_bytes: int
-    inputs: tuple[ModelTensor, ...]
-    outputs: tuple[ModelTensor, ...]
+    inputs: "tuple[ModelTensor, ...]"
+    outputs: "tuple[ModelTensor, ...]"
     operators: tuple[Operator, ...]
     module: "nn.Module | None"
     payload: bytes | None
     quantised: bool = False  # holds integers that stand for real values: keeps them
     narrow_weights: bool = False  # stores weights as integers, whatever it computes in
     channels_last: bool = False  # images are NHWC already
+    reads: tuple[str, ...] = ()  # files beside it that belong to it, relative to its folder
     notes: tuple[str, ...] = ()  # what the importer mended or chose
 
     def example(self, seed: int = 0) -> tuple[Any, ...]:
         """Return deterministic tensors of the inputs' shapes and dtypes: small, not all equal."""
-        import torch
+        return example_of(self.inputs, seed)
 
-        draw = torch.Generator().manual_seed(seed)
-        made: list[torch.Tensor] = []
-        for tensor in self.inputs:
-            dtype = getattr(torch, tensor.dtype)
-            if dtype.is_floating_point:
-                made.append(torch.rand(tensor.shape, generator=draw).to(dtype))
-            else:
-                made.append(torch.randint(0, 2, tensor.shape, generator=draw).to(dtype))
-        return tuple(made)
+
+def example_of(inputs: "tuple[ModelTensor, ...]", seed: int = 0) -> tuple[Any, ...]:
+    """Return deterministic tensors of `inputs`' shapes and dtypes: small, not all equal."""
+    import torch
+
+    draw = torch.Generator().manual_seed(seed)
+    made: list[torch.Tensor] = []
+    for tensor in inputs:
+        dtype = getattr(torch, tensor.dtype)
+        if dtype.is_floating_point:
+            made.append(torch.rand(tensor.shape, generator=draw).to(dtype))
+        else:
+            made.append(torch.randint(0, 2, tensor.shape, generator=draw).to(dtype))
+    return tuple(made)

@@ -4,6 +4,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
@@ -50,12 +51,12 @@ def _check(model: Flatbuffer) -> None:
         for operator in graph.operators:
             if not 0 <= operator.opcodeIndex < len(model.operatorCodes):
                 raise ValueError("operator code")
-            ends += [_given(operator.inputs), _given(operator.outputs)]
-        if any(not 0 <= index < count for indices in ends for index in _given(indices)):
+            ends += [given(operator.inputs), given(operator.outputs)]
+        if any(not 0 <= index < count for indices in ends for index in given(indices)):
             raise ValueError("tensor")
 
 
-def _given(indices: Sequence[int] | None) -> list[int]:
+def given(indices: Sequence[int] | None) -> list[int]:
     """Return tensor indices without the -1 of left-out optional inputs."""
     return [int(index) for index in ([] if indices is None else indices) if index != -1]
 
@@ -77,6 +78,44 @@ def tensor_name(tensor: Any) -> str:
 def type_name(tensor: Any) -> str:
     """Return a tensor's element type, as numpy calls it: "float32", "int8"."""
     return _TYPE_NAMES.get(tensor.type, str(tensor.type))
+
+
+def quantisation(tensor: Any) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Return a tensor's scales and zero points; empty ones if it is not quantised."""
+    found = tensor.quantization
+    if found is None:
+        return (), ()
+    scales = () if found.scale is None else tuple(float(value) for value in found.scale)
+    zeros = () if found.zeroPoint is None else tuple(int(value) for value in found.zeroPoint)
+    return scales, zeros
+
+
+def operator_code(model: Flatbuffer, builtin: int, version: int) -> int:
+    """Return the number of an operator code of at least `version`, added if it is not there."""
+    for index, code in enumerate(model.operatorCodes):
+        if max(code.builtinCode, code.deprecatedBuiltinCode) == builtin and code.version >= version:
+            return index
+    code = schema.OperatorCodeT()
+    code.builtinCode = builtin
+    code.deprecatedBuiltinCode = min(builtin, 127)
+    code.version = version
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def add_integers(model: Flatbuffer, values: np.ndarray[Any, Any]) -> int:
+    """Add a constant of integers to the main graph; return the tensor's number."""
+    graph = model.subgraphs[0]
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(values.tobytes(), np.uint8)
+    model.buffers.append(buffer)
+    tensor = schema.TensorT()
+    tensor.name = f"edgec_constant_{len(graph.tensors)}".encode()
+    tensor.shape = np.array(values.shape, np.int32)
+    tensor.type = schema.TensorType.INT32
+    tensor.buffer = len(model.buffers) - 1
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1
 
 
 def is_constant(model: Flatbuffer, tensor: Any) -> bool:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ TARGETS = (
     "generic-arm64",
     "jetson-orin-nano",
 )
-_PROGRAM = "from edgec_compiler.cli import main; raise SystemExit(main())"
+PROGRAM = "from edgec_compiler.cli import main; raise SystemExit(main())"
 DIGITS_OPTIONS = (
     *("--name", "digits", "--version", "1.0.0"),
     *("--calibration", str(DIGITS / "calibration.npz")),
@@ -44,17 +45,25 @@ class Finished:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
-def edgec(*arguments: str, hash_seed: str = "0", cwd: Path = ROOT) -> Finished:
-    """Run `edgec` as a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "PYTHONHASHSEED": hash_seed},
-        timeout=240,
-        check=False,
-    )
+def edgec(*arguments: str, hash_seed: str | None = None, cwd: Path = ROOT) -> Finished:
+    """Run `edgec` as a process of its own.
+
+    It finds in the session's cache what other tests had compiled; with a `hash_seed` for Python it
+    starts with nothing, and shows that the same bytes come out.
+    """
+    own = {} if hash_seed is None else {"PYTHONHASHSEED": hash_seed}
+    with TemporaryDirectory() as nothing:
+        if hash_seed is not None:
+            own["XDG_CACHE_HOME"] = nothing
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env=os.environ | own,
+            timeout=240,
+            check=False,
+        )
     return Finished(done.returncode, done.stdout, done.stderr)
 
 

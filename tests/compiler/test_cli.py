@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import struct
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -17,7 +20,7 @@ import pytest
 from compiler_kit import DIGITS, ROOT, Compiled, edgec
 from PIL import Image
 
-from edgec_bundle.archive import open_bundle, pack_bundle
+from edgec_bundle.archive import open_bundle, pack_bundle, write_bundle
 from edgec_bundle.trust import (
     ROLES,
     RoleKeys,
@@ -29,10 +32,9 @@ from edgec_bundle.trust import (
 )
 from edgec_compiler.cli import main
 
-pytestmark = pytest.mark.xdist_group("compiles")
 COMMANDS = (
-    *("targets", "inspect", "check", "compile", "run", "evaluate", "diff", "patch"),
-    *("sign", "verify", "push"),
+    *("targets", "inspect", "check", "compile", "sensitivity", "run", "evaluate", "diff", "patch"),
+    *("sign", "verify", "push", "search"),
 )
 REFERENCE = (ROOT / "docs" / "reference" / "cli-edgec.md").read_text()
 
@@ -56,7 +58,9 @@ def test_wrong_usage_exits_2(arguments: list[str], capsys: pytest.CaptureFixture
         main(arguments)
 
     assert ended.value.code == 2
-    assert "usage: edgec" in capsys.readouterr().err
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("edgec")
+    assert said[1:] == [f"Try `{said[0].partition(':')[0]} --help`."]
 
 
 def test_targets_come_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,6 +103,25 @@ def test_a_dry_run_says_what_would_be_made(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_opens_the_model_and_says_what_would_be_refused(
+    compiled: Compiled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quantised = str(compiled.folder / "rpi4" / "model.tflite")
+    two = ["--target", "rpi4", "--target", "generic-x86_64"]
+    words = ["--dry-run", "--out", str(tmp_path / "out")]
+    (tmp_path / "broken.onnx").write_bytes(b"\x08\x07 nothing more")
+
+    assert main(["compile", quantised, *two, *words, "--json"]) == 1
+
+    said = capsys.readouterr()
+    fine, refused = (json.loads(line)["refused"] for line in said.out.splitlines())
+    assert fine is None
+    assert refused.startswith("generic-x86_64: a TFLite file can only become a TFLite bundle")
+    assert f"edgec: {refused}\n" in said.err
+    assert main(["compile", str(tmp_path / "broken.onnx"), "--target", "rpi4", *words]) == 2
+    assert list(tmp_path.iterdir()) == [tmp_path / "broken.onnx"]
+
+
 def test_a_photo_and_arrays_are_run(
     compiled: Compiled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,16 +145,42 @@ def test_a_photo_and_arrays_are_run(
     assert lines[0]["elapsed_ms"] > 0
 
 
-def test_an_input_that_is_no_image_is_refused(
-    compiled: Compiled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def png(side: int, bits: int, rows: bytes = b"") -> bytes:
+    """Return a grey PNG file of side x side pixels whose rows may be short."""
+    header = struct.pack(">IIBBBBB", side, side, bits, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(held)) + name + held + struct.pack(">I", zlib.crc32(name + held))
+        for name, held in chunks
+    )
+
+
+REFUSED_IMAGES = {
+    "letter.jpg": (b"hello", "not one of PNG, JPEG"),
+    "empty.png": (b"", "cannot decode 0 bytes"),
+    "truncated.png": (png(8, 8, b"\0" * 20), "truncated"),
+    "sixteen.png": (png(1, 16, b"\0\1\2"), "expected 8 bits per channel, got 16"),
+    "large.png": (png(10_000, 8), "expected at most 40000000 pixels, got 10000x10000"),
+    "bomb.png": (png(60_000, 8), "exceeds limit"),
+}
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", [*REFUSED_IMAGES, "missing.png", "."])
+def test_what_is_no_image_is_refused_in_one_line_that_names_the_file(
+    name: str, compiled: Compiled, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "letter.txt").write_text("hello")
+    content, reason = REFUSED_IMAGES.get(name, (None, ""))
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
 
-    code = main(["run", str(compiled.folder / "rpi4"), "--input", str(tmp_path / "letter.txt")])
+    code = main(["run", str(compiled.folder / "rpi4"), "--input", str(tmp_path / name)])
 
+    said = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("INFO")]
     assert code == 2
-    assert f"{tmp_path}/letter.txt: input" in (said := capsys.readouterr().err)
-    assert "cannot decode" in said
+    assert len(said) == 1
+    assert said[0].startswith(f"edgec: {tmp_path / name}: ")
+    assert reason in said[0]
 
 
 @pytest.mark.parametrize("name", ["1.0.0.onnx", "1.0.0.pt2"])
@@ -205,6 +254,40 @@ def test_variants_are_signed_together_and_verified(
     document = bundles[1].with_name(bundles[1].name + ".targets.json").read_bytes()
     manifest = open_bundle(bundles[1]).manifest_bytes
     verify_release(manifest, root.read_bytes(), document, datetime.now(UTC))
+
+    root.write_bytes(b"{}")
+    capsys.readouterr()
+    assert main(["verify", names[0], "--root", str(root)]) == 2
+    assert main(["sign", *names, "--key", str(tmp_path / "none.pem")]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith(f"edgec: --root {root}: ")
+    assert said[1].startswith("edgec: --key: ")
+    for option in ("--root", "--targets"):
+        assert main(["sign", *names, "--key", str(key), option, str(root)]) == 1
+        assert capsys.readouterr().err.startswith(f"edgec: {option} {root}: not well-formed")
+
+
+def test_only_variants_of_one_release_are_signed_or_pushed_together(
+    compiled: Compiled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key, _ = _trust(tmp_path)
+    one = open_bundle(compiled.folder / "rpi4")
+    other, twin = tmp_path / "other", tmp_path / "twin"
+    contents = {role: (one.manifest.entry(role).path, one.read(role)) for role in ("model",)}
+    bare = replace(one.manifest, files=(), golden=None, postprocessing=())
+    write_bundle(other, replace(bare, model="other", version="2.0.0"), contents)
+    write_bundle(twin, bare, contents)
+    ways = (["sign", "--key", str(key)], ["push", "--server", "http://127.0.0.1:9", "--token", "t"])
+
+    for command, *options in ways:
+        assert main([command, str(one.path), str(other), *options]) == 2
+        assert main([command, str(one.path), str(twin), *options]) == 2
+
+        mixed, twice = capsys.readouterr().err.splitlines()
+        assert f"{command} the variants of one release at a time" in mixed
+        assert f"{other} is other 2.0.0, release {one.manifest.release}" in mixed
+        assert f"{one.path} and {twin} are for the same target, rpi4" in twice
+    assert not (one.path / "targets.json").exists()
 
 
 def _trust(folder: Path) -> tuple[Path, Path]:
@@ -304,7 +387,9 @@ def test_commands_that_need_no_torch_do_not_import_it(compiled: Compiled) -> Non
     program = (
         "import sys\n"
         "from edgec_compiler.cli import main\n"
-        f"main(['targets']); main(['inspect', {bundle!r}]); main(['verify', {bundle!r}])\n"
+        "main(['targets'])\n"
+        "assert 'numpy' not in sys.modules, 'a list of targets shall come at once'\n"
+        f"main(['inspect', {bundle!r}]); main(['verify', {bundle!r}])\n"
         f"main(['inspect', {str(DIGITS / '1.0.0.onnx')!r}])\n"
         f"main(['inspect', {str(DIGITS / '1.0.0.pt2')!r}])\n"
         f"main(['evaluate', {bundle!r}, '--data', {str(DIGITS / 'acceptance.npz')!r}])\n"

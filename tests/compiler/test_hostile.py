@@ -13,7 +13,6 @@ from edgec_compiler.errors import CompilerError, UsageError
 from edgec_compiler.importers.sniff import kind_of
 from edgec_compiler.inspecting import inspect_model
 
-pytestmark = pytest.mark.xdist_group("compiles")
 DAMAGE = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=20)
 
 

@@ -11,10 +11,7 @@ from edgec_bundle.archive import open_bundle
 from edgec_runtime.pipeline import open_pipeline
 
 DATA = Path(os.environ.get("EDGEC_TEST_DATA", ROOT.parent / "shared" / "data"))
-pytestmark = [
-    pytest.mark.skipif(not DATA.is_dir(), reason="needs real models: set EDGEC_TEST_DATA"),
-    pytest.mark.xdist_group("compiles"),
-]
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="needs real models: set EDGEC_TEST_DATA")
 
 
 def test_a_float_tflite_model_is_quantised_for_the_edge_tpu(tmp_path: Path) -> None:

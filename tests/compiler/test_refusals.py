@@ -30,7 +30,7 @@ FILES: dict[str, tuple[bytes, int, str]] = {
     "empty.onnx": (b"", 2, "an empty file"),
     "notes.onnx": (b"dear reader, this is no model at all", 2, "a text file"),
     "pointer.onnx": (b"version https://git-lfs.github.com/spec/v1\n", 2, "git lfs pull"),
-    "model.h5": (b"\x89HDF\r\n\x1a\n" + bytes(40), 3, "edgec[tensorflow]"),
+    "model.h5": (b"\x89HDF\r\n\x1a\n" + bytes(40), 2, "a damaged .h5 file"),
     "frozen.pb": (b"\x0a\x20" + bytes(40), 2, "frozen TensorFlow 1 graph"),
     "whole.pt": (pickle.dumps([1, 2]), 2, "never unpickled"),
     "noise.onnx": (b"\x08\x07\x12" + b"\xff" * 600, 2, "not an ONNX file"),
@@ -76,7 +76,7 @@ def test_archives_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["--target", "coral-edgetpu"], "add --calibration DATA"),
         (["--target", "rpi4", "--precision", "int8"], "or choose --precision fp16"),
         (["--target", "rpi4", "--format", "onnx"], "takes tflite, not onnx"),
-        (["--target", "generic-x86_64", "--precision", "int4"], "takes fp32, fp16, int8, not int4"),
+        (["--target", "coral-edgetpu", "--precision", "fp16"], "takes int8, not fp16"),
         (["--target", "rpi4", "--shape", "image=1,x"], "expected NAME=1,3,224,224"),
         (["--target", "rpi4", "--version", "new"], "--version"),
         (["--target", "rpi4", "--name", "My Model"], "--name: expected at most 63 of a-z"),
@@ -169,7 +169,8 @@ def test_a_truncated_model_is_refused(tmp_path: Path, name: str, keep: float) ->
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("def make(): return 7", "must return"),
+        ("def make(): return 7", "must return .* got int"),
+        ("def make(): return (3, 'x')", r"must return .* got \(int, str\)"),
         ("def make(): raise ValueError('no weights')", "ValueError: no weights"),
         ("make = 3", "has no function 'make'"),
         ("import nothing_like_it", "ModuleNotFoundError"),
@@ -239,3 +240,28 @@ def test_data_of_another_shape_is_refused_before_compiling(tmp_path: Path) -> No
 
     with pytest.raises(UsageError, match=r"--calibration .*expected shape \[-1, 8\]"):
         load_samples(tmp_path / "d.npz", "calibration", (), interface)
+
+
+def test_a_patch_does_not_overwrite_what_it_was_made_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_bytes(b"old")
+    new.write_bytes(b"new")
+
+    code = main(["diff", str(old), str(new), "-o", str(old)])
+
+    assert code == 2
+    assert "give the result another name" in capsys.readouterr().err
+    assert old.read_bytes() == b"old"
+
+
+def test_options_of_the_search_are_told_to_be_idle_where_nothing_is_searched(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ["--precision", "fp32", "--search-budget", "5", "--optimize-for", "size"]
+
+    assert main(["compile", MODEL, "--target", "rpi4", *options, "--dry-run"]) == 0
+
+    said = capsys.readouterr().out
+    assert "--optimize-for, --search-budget: for --precision auto only" in said

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgec_compiler.cli.command import Subparsers, add_json, command, print_json, print_table
+from edgec_compiler.cli.command import add_json, add_shape, describe, print_json, print_table
 from edgec_compiler.errors import MissingExtraError, UsageError
 from edgec_hardware_profiles import Profile, load
 
@@ -14,15 +14,9 @@ if TYPE_CHECKING:  # other commands start faster without it
     from edgec_compiler.mapping.rewriting import Rewriting
 
 
-def add(commands: Subparsers) -> None:
-    """Add the command."""
-    parser = command(
-        commands,
-        "check",
-        "show where a target runs each operator of a model",
-        "edgec check model.tflite --target coral-edgetpu --rewrite better.tflite",
-        run,
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    describe(parser, "edgec check model.tflite --target coral-edgetpu --rewrite better.tflite", run)
     parser.add_argument("model", metavar="MODEL", help="a TFLite or ONNX file, or a bundle")
     parser.add_argument(
         "--target",
@@ -35,13 +29,7 @@ def add(commands: Subparsers) -> None:
         metavar="OUT",
         help="write the model with all safe fixes, proven to give equal outputs (TFLite)",
     )
-    parser.add_argument(
-        "--shape",
-        action="append",
-        default=[],
-        metavar="NAME=1,3,224,224",
-        help="fix the shape of an ONNX model's input",
-    )
+    add_shape(parser, "fix the shape of an ONNX model's input")
     add_json(parser)
 
 

@@ -3,34 +3,40 @@
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import Any
 
-Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+from edgec_compiler.errors import UsageError
 
 
-def command(
-    commands: Subparsers,
-    name: str,
-    summary: str,
-    example: str,
-    run: Callable[[argparse.Namespace], int],
-) -> argparse.ArgumentParser:
-    """Return the parser of a new command whose --help ends with `example`."""
-    parser = commands.add_parser(
-        name,
-        help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def describe(
+    parser: argparse.ArgumentParser, example: str, run: Callable[[argparse.Namespace], int]
+) -> None:
+    """Let `parser` end its --help with `example`, and lead to `run`."""
+    parser.epilog = f"example:\n  {example}"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.allow_abbrev = False
     parser.set_defaults(run=run)
-    return parser
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add --json."""
     parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
+
+
+def add_shape(parser: argparse.ArgumentParser, help_text: str) -> None:
+    """Add --shape."""
+    metavar = "NAME=1,3,224,224"
+    parser.add_argument("--shape", action="append", default=[], metavar=metavar, help=help_text)
+
+
+def refuse_overwriting(output: str, *inputs: str) -> None:
+    """Return if `output` is none of `inputs`. Raises UsageError."""
+    for given in inputs:
+        if Path(output).resolve() == Path(given).resolve():
+            raise UsageError(
+                f"-o {output}: that is the input {given}: give the result another name"
+            )
 
 
 def print_json(value: Any) -> None:
@@ -49,10 +55,3 @@ def print_table(rows: Sequence[tuple[str, ...]]) -> None:
 def print_facts(facts: Mapping[str, str]) -> None:
     """Print names and values in two columns."""
     print_table([(f"{name}:", value) for name, value in facts.items()])
-
-
-def human_bytes(count: int) -> str:
-    """Return a size for people: "512 B", "70.1 kB", "3.20 MB"."""
-    if count < 1000:
-        return f"{count} B"
-    return f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.2f} MB"

@@ -1,32 +1,46 @@
 """`edgec compile`: a trained model in, one bundle per target out."""
 
 import argparse
+import signal
 import sys
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from edgec_compiler.cli.command import Subparsers, add_json, command, human_bytes, print_json
+from edgec_compiler.cache.running import compile_remembered
+from edgec_compiler.cli import compressing
+from edgec_compiler.cli.asked import name_of, options_of
+from edgec_compiler.cli.caching import add_cache
+from edgec_compiler.cli.candidates import print_candidates
+from edgec_compiler.cli.command import add_json, add_shape, describe, print_json
+from edgec_compiler.cli.dry_run import rehearsed
+from edgec_compiler.cli.progress import progress_for
 from edgec_compiler.errors import UsageError
-from edgec_compiler.importers.shapes import parse_shapes
-from edgec_compiler.importers.sniff import kind_of
-from edgec_compiler.isolated import compile_isolated
-from edgec_compiler.naming import model_name
+from edgec_compiler.locking import check_place, differences, lock_run
 from edgec_compiler.options import DEFAULT_MAX_DROP, CompileOptions
-from edgec_compiler.planning import Plan, plan
+from edgec_compiler.planning import plan
 from edgec_compiler.precisions import PRECISIONS
+from edgec_compiler.recipe import METHODS
+from edgec_compiler.report import index_page
+from edgec_compiler.sizes import accelerated_share, human_bytes
 
 _EXAMPLE = """edgec compile digits.onnx --target rpi4 --target generic-x86_64 --name digits \\
       --version 1.0.0 --calibration calibration.npz --evaluation test.npz \\
       --preprocessing steps.toml --labels labels.txt --out build"""
 
 
-def add(commands: Subparsers) -> None:
-    """Add the command."""
-    parser = command(
-        commands, "compile", "compile a model for one or several targets", _EXAMPLE, run
-    )
+INDEX = "report.html"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    describe(parser, _EXAMPLE, run)
     _add_what(parser)
     _add_data(parser)
     _add_how(parser)
+    compressing.add(parser)
     add_json(parser)
 
 
@@ -49,13 +63,7 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--release", type=int, default=1, metavar="R", help="a number that grows with releases (1)"
     )
-    parser.add_argument(
-        "--shape",
-        action="append",
-        default=[],
-        metavar="NAME=1,3,224,224",
-        help="fix an input's shape; a free batch becomes 1 by itself",
-    )
+    add_shape(parser, "fix an input's shape; a free batch becomes 1 by itself")
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +85,41 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 def _add_how(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default="auto")
+    _add_quantisation(parser)
+    _add_goals(parser)
+    _add_delta(parser)
+    _add_running(parser)
+    add_cache(parser)
+
+
+def _add_quantisation(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--calibration-method",
+        choices=METHODS,
+        default="minmax",
+        help="how ranges of activations follow from the calibration data: all of it, 99.99 %% of "
+        "it, or what loses least by squares or by entropy (minmax)",
+    )
+    parser.add_argument(
+        "--float-layer",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a layer that stays in float, as `edgec compare` names it; may be repeated",
+    )
+    parser.add_argument(
+        "--equalize",
+        action="store_true",
+        help="even out the ranges of neighbouring layers' channels before quantising",
+    )
+    parser.add_argument(
+        "--bias-correction",
+        action="store_true",
+        help="take the mean error of every quantised layer off its bias",
+    )
+
+
+def _add_goals(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-accuracy-drop",
         type=float,
@@ -84,6 +127,28 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         help=f"fail above this loss ({DEFAULT_MAX_DROP:g} with labels; without labels it limits "
         "disagreement with the source model, if given)",
     )
+    parser.add_argument(
+        "--optimize-for",
+        choices=("speed", "size"),
+        default="speed",
+        help="what --precision auto makes best while the budget is kept (speed)",
+    )
+    parser.add_argument(
+        "--search-budget",
+        type=float,
+        metavar="SECONDS",
+        help="of --precision auto, for each target; what was judged is not judged again next time",
+    )
+    parser.add_argument(
+        "--max-candidates",
+        type=int,
+        default=32,
+        metavar="N",
+        help="that --precision auto tries for each target (32)",
+    )
+
+
+def _add_delta(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--delta-base",
         metavar="BUNDLE",
@@ -98,10 +163,25 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         help="with --delta-base: how large the error against the float model may be, in terms of "
         "ordinary quantisation's (1.0)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what would be made, and stop")
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="open the model, say what would be made or refused, and stop",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="targets made at a time (default: as many as cores and memory allow)",
+    )
     lock = parser.add_mutually_exclusive_group()
-    lock.add_argument("--lock", metavar="FILE", help="write tool versions and input digests")
-    lock.add_argument("--locked", metavar="FILE", help="refuse other tools and inputs than these")
+    lock.add_argument(
+        "--lock", metavar="FILE", help="write tool versions, input and profile digests, options"
+    )
+    lock.add_argument("--locked", metavar="FILE", help="refuse anything else than these")
     parser.add_argument(
         "--seed", type=int, default=0, help="for noise inputs where no data is given"
     )
@@ -112,80 +192,126 @@ def run(arguments: argparse.Namespace) -> int:
     """Compile in a child process and print what comes of each target."""
     options = _options(arguments)
     plans = plan(options)
+    profiles = [one.profile for one in plans]
+    if options.lock is not None:
+        check_place(Path(options.lock))
+    if options.locked is not None:
+        unlike = differences(Path(options.locked), options, profiles)
+        options = replace(options, unlike=unlike)  # told with those of the inputs and tools
     if arguments.dry_run:
-        _print_plans(plans, as_json=arguments.json)
-        return 0
-    code = 0
-    for event in compile_isolated(options):
-        if event["event"] == "step":
-            if not arguments.json:
-                print(f"  {event['step']}", file=sys.stderr, flush=True)
-        elif event["error"] is not None:
+        return rehearsed(options, plans, as_json=arguments.json)
+    tables = {one.name: one.support for one in profiles}
+    accelerators = {name for name, table in tables.items() if table and table.on != "cpu"}
+    signal.signal(signal.SIGTERM, _leave)
+    names = [one.profile.name for one in plans]
+    progress = progress_for(names, quiet=arguments.json)
+    code, told = 0, dict[str, dict[str, Any]]()
+    with closing(compile_remembered(options, plans)) as events, closing(progress):
+        for event in events:
+            if event["event"] == "step":
+                progress.step(event["target"], event["step"])
+                continue
             code = max(code, event["exit_code"])
-            print(f"edgec: {event['error']}", file=sys.stderr)
-            if arguments.json:
-                print_json({"target": event["target"], "error": event["error"]})
-        elif arguments.json:
-            print_json(event["facts"])
-        else:
-            _print_result(event["facts"], event["note"])
+            progress.end(event["target"], "done" if event["error"] is None else "failed")
+            told[event["target"]] = event
+            with progress.aside():
+                while names and names[0] in told:  # in the order in which they were asked for
+                    ended = told[names.pop(0)]
+                    accelerator = ended["target"] in accelerators
+                    _print_event(ended, as_json=arguments.json, accelerator=accelerator)
+    if options.lock is not None:
+        lock_run(Path(options.lock), options, profiles)
+    if len(plans) > 1:
+        _write_index(options, told, [one.profile.name for one in plans])
     return code
 
 
+def _write_index(
+    options: CompileOptions, told: Mapping[str, Mapping[str, Any]], targets: Sequence[str]
+) -> None:
+    """Write the page that compares the targets, beside their bundles. Raises UsageError."""
+    ended = [told[target] for target in targets if target in told]
+    made = [event["facts"] for event in ended if event["error"] is None]
+    failed = {event["target"]: event["error"] for event in ended if event["error"] is not None}
+    if not made:
+        return
+    out = Path(options.out)
+    page = index_page(f"{options.name} {options.version}", made, failed)
+    temporary = out / f".{INDEX}.tmp"
+    try:
+        temporary.write_text(page, "utf-8")
+        temporary.replace(out / INDEX)
+    except OSError as error:
+        raise UsageError(f"--out {out / INDEX}: {error.strerror or error}") from error
+
+
+def _leave(signum: int, frame: object) -> None:
+    """End as an error would: the worker is ended and everything put away."""
+    raise SystemExit(128 + signum)
+
+
+def _print_event(event: dict[str, Any], *, as_json: bool, accelerator: bool) -> None:
+    if event["error"] is not None:
+        print(f"edgec: {event['error']}", file=sys.stderr, flush=True)
+        if as_json:
+            details = event.get("details") or {}
+            print_json({"target": event["target"], "error": event["error"], **details})
+        elif event.get("details"):
+            print_candidates(event["details"]["search"])
+    elif as_json:
+        print_json(event["facts"])
+    else:
+        print_result(event["facts"], accelerator=accelerator)
+        sys.stdout.flush()
+
+
 def _options(arguments: argparse.Namespace) -> CompileOptions:
-    drop = arguments.max_accuracy_drop
-    if drop is not None and not 0 <= drop <= 1:
-        raise UsageError(f"--max-accuracy-drop: expected a fraction 0..1, got {drop}")
-    parse_shapes(arguments.shape)
-    _, path, _ = kind_of(arguments.model)
-    name = model_name(arguments.name, path.stem)
-    return CompileOptions(
-        model=arguments.model,
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise UsageError(f"--jobs: expected 1 or more, got {arguments.jobs}")
+    name = name_of(arguments, arguments.name)
+    return options_of(
+        arguments,
         targets=tuple(arguments.target),
         out=arguments.out or f"{name}-{arguments.version}",
-        format=arguments.format,
         name=name,
         version=arguments.version,
         release=arguments.release,
-        shapes=tuple(arguments.shape),
-        calibration=arguments.calibration,
-        evaluation=arguments.evaluation,
-        preprocessing=arguments.preprocessing,
-        labels=arguments.labels,
-        precision=arguments.precision,
-        max_accuracy_drop=drop,
+        float_layers=tuple(arguments.float_layer),
+        equalise=arguments.equalize,
+        bias_correction=arguments.bias_correction,
+        optimize_for=arguments.optimize_for,
+        search_budget=arguments.search_budget,
+        max_candidates=arguments.max_candidates,
         delta_base=arguments.delta_base,
         delta_budget=arguments.delta_budget,
         seed=arguments.seed,
         lock=arguments.lock,
         locked=arguments.locked,
+        jobs=arguments.jobs,
+        compress=compressing.wanted(arguments),
     )
 
 
-def _print_plans(plans: tuple[Plan, ...], *, as_json: bool) -> None:
-    for one in plans:
-        facts = {
-            "target": one.profile.name,
-            "format": one.format,
-            "precision": one.precision,
-            "bundle": str(one.out),
-            "note": one.note,
-        }
-        if as_json:
-            print_json(facts)
-            continue
-        print(f"{one.profile.name}: {one.format} at {one.precision} -> {one.out}")
-        if one.note:
-            print(f"  {one.note}")
+def _latency(latency: dict[str, Any]) -> str:
+    if latency["measured"]:
+        return f"p50 {latency['p50']:.3f} ms, p95 {latency['p95']:.3f} ms, measured here"
+    return f"about {latency['ms']:.3g} ms (estimate by the {latency['by']}, not measured)"
 
 
-def _print_result(facts: dict[str, Any], note: str | None) -> None:
-    size = facts["bytes"]
-    print(f"{facts['target']}: {facts['bundle']}  sha256 {facts['sha256'][:16]}")
+def print_result(facts: dict[str, Any], *, accelerator: bool) -> None:
+    """Print what came of one target, for people."""
+    size, ops = facts["bytes"], facts["ops"]
+    operators = f"{ops['total']} operators"
+    if accelerator:
+        operators = accelerated_share(ops, " operators on the accelerator")
+    cached = "  (cached)" if facts["cached"] else ""
+    print(f"{facts['target']}: {facts['bundle']}  sha256 {facts['sha256'][:16]}{cached}")
     print(
         f"  {facts['precision']}, {human_bytes(size['source'])} -> {human_bytes(size['model'])}, "
-        f"{facts['ops']['total']} operators, {facts['seconds']:.1f} s"
+        f"{operators}, {facts['seconds']:.1f} s"
     )
+    for line in compressing.lines(facts["compression"]) if "compression" in facts else ():
+        print(f"  {line}")
     accuracy = facts["accuracy"]
     if accuracy is not None:
         print(f"  accuracy {accuracy['source']:.4f} -> {accuracy['compiled']:.4f}")
@@ -195,7 +321,8 @@ def _print_result(facts: dict[str, Any], note: str | None) -> None:
     )
     latency = facts["latency_ms"]
     if latency is not None:
-        how = "measured here" if latency["measured"] else "an estimate of the target's compiler"
-        print(f"  latency p50 {latency['p50']:.3f} ms, p95 {latency['p95']:.3f} ms, {how}")
-    if note:
+        print(f"  latency {_latency(latency)}")
+    if facts.get("search"):
+        print_candidates(facts["search"])
+    for note in facts["notes"]:
         print(f"  note: {note}")

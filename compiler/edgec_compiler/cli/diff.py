@@ -3,18 +3,18 @@
 import argparse
 
 from edgec_bundle.delta import FORMATS, diff_paths
-from edgec_compiler.cli.command import Subparsers, add_json, command, human_bytes, print_json
+from edgec_compiler.cli.command import (
+    add_json,
+    describe,
+    print_json,
+    refuse_overwriting,
+)
+from edgec_compiler.sizes import human_bytes
 
 
-def add(commands: Subparsers) -> None:
-    """Add the command."""
-    parser = command(
-        commands,
-        "diff",
-        "make a patch from an old file or bundle to a new one",
-        "edgec diff digits-1.0.0 digits-1.1.0 -o update.patch",
-        run,
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    describe(parser, "edgec diff digits-1.0.0 digits-1.1.0 -o update.patch", run)
     parser.add_argument("old", metavar="OLD", help="file or bundle")
     parser.add_argument("new", metavar="NEW", help="file or bundle")
     parser.add_argument("-o", "--output", required=True, metavar="PATCH")
@@ -26,6 +26,7 @@ def add(commands: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the patch and say how large it is."""
+    refuse_overwriting(arguments.output, arguments.old, arguments.new)
     made = diff_paths(arguments.old, arguments.new, arguments.output, arguments.format)
     if arguments.json:
         print_json(

@@ -1,34 +1,32 @@
 """`edgec evaluate`: how good a bundle or a model is on data."""
 
 import argparse
+from pathlib import Path
 
-from edgec_compiler.cli.command import Subparsers, add_json, command, print_json
-from edgec_compiler.cli.opening import open_any
+from edgec_compiler.cli.command import add_json, add_shape, describe, print_json
+from edgec_compiler.cli.opening import open_any, say_stand_in
 from edgec_runtime.data import load_data
 from edgec_runtime.evaluate import evaluate
 
 
-def add(commands: Subparsers) -> None:
-    """Add the command."""
-    parser = command(
-        commands,
-        "evaluate",
-        "measure the accuracy of a bundle or a model",
-        "edgec evaluate build --data test.npz",
-        run,
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    describe(parser, "edgec evaluate build --data test.npz", run)
     parser.add_argument("model", metavar="BUNDLE|MODEL")
     parser.add_argument(
         "--data", required=True, metavar="DATA", help=".npz with labels, or a folder of images"
     )
     parser.add_argument("--preprocessing", metavar="STEPS.toml", help="for a model file")
     parser.add_argument("--labels", metavar="FILE", help="for a model file: names of the classes")
+    add_shape(parser, "for a model file with free axes: fix an input's shape")
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print accuracy and number of samples."""
-    pipeline = open_any(arguments.model, arguments.preprocessing, arguments.labels)
+    given = arguments.model, arguments.preprocessing, arguments.labels
+    pipeline = open_any(*given, shapes=arguments.shape)
+    say_stand_in(Path(arguments.model))
     try:
         found = evaluate(pipeline, load_data(arguments.data, pipeline.labels))
     finally:

@@ -7,23 +7,20 @@ from typing import Any
 
 from edgec_bundle.archive import is_bundle, open_bundle
 from edgec_compiler.cli.command import (
-    Subparsers,
     add_json,
-    command,
-    human_bytes,
+    describe,
     print_facts,
     print_json,
     print_table,
 )
 from edgec_compiler.importers.sniff import kind_of
-from edgec_compiler.inspecting import inspect_model
+from edgec_compiler.inspecting import NATIVE_KINDS, inspect_model
+from edgec_compiler.sizes import human_bytes
 
 
-def add(commands: Subparsers) -> None:
-    """Add the command."""
-    parser = command(
-        commands, "inspect", "show what a model or a bundle holds", "edgec inspect model.onnx", run
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    describe(parser, "edgec inspect model.onnx", run)
     parser.add_argument("model", metavar="MODEL|BUNDLE")
     add_json(parser)
 
@@ -34,12 +31,23 @@ def run(arguments: argparse.Namespace) -> int:
     if is_bundle(path):
         return _show_bundle(path, as_json=arguments.json)
     kind, file, factory = kind_of(arguments.model)
-    facts = inspect_model(kind, file, factory)
+    native = kind in NATIVE_KINDS
+    facts = _inspect_isolated(kind, file) if native else inspect_model(kind, file, factory)
     if arguments.json:
         print_json(facts)
     else:
         _show_model(arguments.model, facts)
     return 0
+
+
+def _inspect_isolated(kind: str, file: Path) -> dict[str, Any]:
+    """Return the facts of a file whose library may crash on it."""
+    from edgec_compiler.isolated import run_isolated
+
+    asked = {"model": str(file), "kind": kind}
+    events = run_isolated("inspect", str(file), asked)
+    (facts,) = (event["facts"] for event in events if event["event"] == "result")
+    return dict(facts)
 
 
 def _show_bundle(path: Path, *, as_json: bool) -> int:

@@ -3,18 +3,12 @@
 import argparse
 
 from edgec_bundle.delta import patch_path
-from edgec_compiler.cli.command import Subparsers, add_json, command, print_json
+from edgec_compiler.cli.command import add_json, describe, print_json
 
 
-def add(commands: Subparsers) -> None:
-    """Add the command."""
-    parser = command(
-        commands,
-        "patch",
-        "apply a patch to an old file or bundle",
-        "edgec patch digits-1.0.0 update.patch -o digits-1.1.0",
-        run,
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    describe(parser, "edgec patch digits-1.0.0 update.patch -o digits-1.1.0", run)
     parser.add_argument("old", metavar="OLD", help="file or bundle that the patch was made from")
     parser.add_argument("patch", metavar="PATCH")
     parser.add_argument("-o", "--output", required=True, metavar="NEW")

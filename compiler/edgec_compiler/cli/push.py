@@ -5,18 +5,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from edgec_bundle.archive import Bundle, open_bundle, pack_bundle
-from edgec_bundle.trust import targets_path
-from edgec_compiler.cli.command import Subparsers, add_json, command, print_json
+from edgec_compiler.cli.command import add_json, describe, print_json
+from edgec_compiler.cli.release import release_of
 from edgec_compiler.errors import UsageError
 from edgec_compiler.server import FleetServer, Upload, token_from
 
 
-def add(commands: Subparsers) -> None:
-    """Add the command."""
-    parser = command(
-        commands,
-        "push",
-        "publish bundles to a fleet server",
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    describe(
+        parser,
         "edgec push build/rpi4 build/jetson-orin-nano --server https://fleet.example --token T",
         run,
     )
@@ -30,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Send all bundles in one request, with their signed list if there is one."""
     server = FleetServer(arguments.server, token_from(arguments.token))
     bundles = [open_bundle(path) for path in arguments.bundle]
-    release = _release_of(bundles)
+    release = release_of(bundles, "push")
     with TemporaryDirectory() as folder:
         files = [
             Upload("bundle", _packed(bundle, Path(folder)), f"{bundle.manifest.profile}.edgeb")
@@ -43,22 +41,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(answer)
         return 0
-    print(f"{release}: published {len(bundles)} variants to {arguments.server}")
+    variants = "1 variant" if len(bundles) == 1 else f"{len(bundles)} variants"
+    print(f"{release}: published {variants} to {arguments.server}")
     waits = answer.get("sign_with") if isinstance(answer, dict) else None
     if waits:
         print(f"it waits for its signature by {waits}: edgec sign, then push again")
     return 0
-
-
-def _release_of(bundles: list[Bundle]) -> str:
-    """Return "model version". Raises UsageError unless the bundles are one release's variants."""
-    found = {(b.manifest.model, b.manifest.version, b.manifest.release) for b in bundles}
-    if len(found) != 1:
-        raise UsageError("push the variants of one release at a time: same model and version")
-    profiles = [bundle.manifest.profile for bundle in bundles]
-    if len(set(profiles)) != len(profiles):
-        raise UsageError("two of the bundles are for the same target")
-    return " ".join(str(part) for part in found.pop()[:2])
 
 
 def _packed(bundle: Bundle, folder: Path) -> Path:
@@ -71,6 +59,8 @@ def _packed(bundle: Bundle, folder: Path) -> Path:
 
 def _signed_list(bundles: list[Bundle]) -> Path | None:
     """Return the finished targets.json beside the bundles, if they were signed."""
+    from edgec_bundle.trust import targets_path  # slow to import
+
     found = [targets_path(bundle.path) for bundle in bundles]
     there = [path for path in found if path.is_file()]
     if not there:

@@ -2,14 +2,15 @@
 
 import argparse
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgec_compiler.cli.command import Subparsers, add_json, command, print_json
-from edgec_compiler.cli.opening import open_bundle_pipeline
+from edgec_compiler.cli.command import add_json, describe, print_json
+from edgec_compiler.cli.opening import open_bundle_pipeline, say_stand_in
 from edgec_compiler.errors import UsageError
 from edgec_runtime.data import MAX_DATA_BYTES, MAX_IMAGE_BYTES, Data, data_from_npz, read_bounded
 from edgec_runtime.errors import InputError
@@ -20,15 +21,9 @@ _NPZ = b"PK"
 _NPY = b"\x93NUMPY"
 
 
-def add(commands: Subparsers) -> None:
-    """Add the command."""
-    parser = command(
-        commands,
-        "run",
-        "run a bundle on images or arrays",
-        "edgec run build --input photo.jpg other.png --json",
-        run,
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    describe(parser, "edgec run build --input photo.jpg other.png --json", run)
     parser.add_argument("bundle", metavar="BUNDLE", help="folder or .edgeb file")
     parser.add_argument(
         "--input",
@@ -42,7 +37,10 @@ def add(commands: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a line per input."""
+    # Pillow's warning of a large image: `decode_image` has a limit of its own, and says so.
+    warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
     pipeline = open_bundle_pipeline(Path(arguments.bundle))
+    say_stand_in(Path(arguments.bundle))
     try:
         for path in arguments.input:
             _run_file(Path(path), pipeline, as_json=arguments.json)
@@ -66,9 +64,11 @@ def _run_file(path: Path, pipeline: Pipeline, *, as_json: bool) -> None:
 
 def _rows(path: Path, pipeline: Pipeline) -> Iterator[tuple[str, Data]]:
     """Yield each input in a file with its name: "photo.jpg", or "samples.npz[3]"."""
-    head = read_bounded(path, MAX_DATA_BYTES)[:8] if path.is_file() else b""
+    head = _head(path) if path.is_file() else b""
     if head.startswith(_NPZ):
-        data = data_from_npz(path.read_bytes(), str(path)).bound(pipeline.manifest.inputs)
+        data = data_from_npz(read_bounded(path, MAX_DATA_BYTES), str(path)).bound(
+            pipeline.manifest.inputs
+        )
         for row in range(len(data)):
             yield f"{path}[{row}]", data.rows(row, row + 1)
     elif head.startswith(_NPY):
@@ -76,6 +76,11 @@ def _rows(path: Path, pipeline: Pipeline) -> Iterator[tuple[str, Data]]:
     else:
         encoded = read_bounded(path, MAX_IMAGE_BYTES)
         yield str(path), Data({"inputs": [encoded]}).bound(pipeline.manifest.inputs)
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as source:
+        return source.read(8)
 
 
 def _array_rows(path: Path, pipeline: Pipeline) -> Iterator[tuple[str, Data]]:

@@ -2,12 +2,15 @@
 
 import argparse
 import getpass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from edgec_bundle.archive import Bundle, open_bundle
-from edgec_bundle.trust import load_signer, sign_release, targets_path
-from edgec_compiler.cli.command import Subparsers, add_json, command, print_json
+from edgec_bundle.errors import MetadataError, TrustError
+from edgec_compiler.cli.command import add_json, describe, print_json
+from edgec_compiler.cli.release import release_of
 from edgec_compiler.errors import UsageError
 from edgec_compiler.server import FleetServer, token_from
 
@@ -15,12 +18,10 @@ MAX_BYTES = 8 << 20
 _VALID_DAYS = 365
 
 
-def add(commands: Subparsers) -> None:
-    """Add the command."""
-    parser = command(
-        commands,
-        "sign",
-        "sign bundles as one release",
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    describe(
+        parser,
         "edgec sign build/rpi4 build/jetson-orin-nano --key release.pem --targets targets.json",
         run,
     )
@@ -44,14 +45,24 @@ def run(arguments: argparse.Namespace) -> int:
     if not 1 <= arguments.days <= 3650:
         raise UsageError(f"--days: expected 1..3650, got {arguments.days}")
     bundles = [open_bundle(path) for path in arguments.bundle]
+    release_of(bundles, "sign")
     for bundle in bundles:
         bundle.verify()
     root = _read("--root", arguments.root) if arguments.root else None
     current = _current(arguments)
-    signer = load_signer(arguments.key, secrets=lambda name: getpass.getpass(f"{name}: "))
+    from edgec_bundle.trust import load_signer, open_root, sign_release  # slow to import
+
+    with _named(f"--root {arguments.root}"):
+        if root is not None:
+            open_root(root)
+    try:
+        signer = load_signer(arguments.key, secrets=lambda name: getpass.getpass(f"{name}: "))
+    except TrustError as error:
+        raise UsageError(f"--key: {error}") from error
     expires = datetime.now(UTC).replace(microsecond=0) + timedelta(days=arguments.days)
     manifests = [bundle.manifest_bytes for bundle in bundles]
-    document = sign_release(manifests, current, signer, expires=expires, root=root)
+    with _named(f"--targets {arguments.targets}" if arguments.targets else arguments.server or ""):
+        document = sign_release(manifests, current, signer, expires=expires, root=root)
     written = [_write(bundle, document) for bundle in bundles]
     if arguments.json:
         print_json({"targets": [str(path) for path in written], "expires": expires.isoformat()})
@@ -71,6 +82,15 @@ def _current(arguments: argparse.Namespace) -> bytes | None:
     return None
 
 
+@contextmanager
+def _named(place: str) -> Iterator[None]:
+    """Say in which file or on which server the metadata lies that is wrong."""
+    try:
+        yield
+    except MetadataError as error:
+        raise MetadataError(f"{place}: {error}" if place else str(error)) from error
+
+
 def _read(option: str, path: str) -> bytes:
     try:
         with open(path, "rb") as file:
@@ -83,6 +103,8 @@ def _read(option: str, path: str) -> bytes:
 
 
 def _write(bundle: Bundle, document: bytes) -> Path:
+    from edgec_bundle.trust import targets_path
+
     path = targets_path(bundle.path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:

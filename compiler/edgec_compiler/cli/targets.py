@@ -2,13 +2,13 @@
 
 import argparse
 
-from edgec_compiler.cli.command import Subparsers, add_json, command, print_json, print_table
+from edgec_compiler.cli.command import add_json, describe, print_json, print_table
 from edgec_hardware_profiles import Profile, load, names
 
 
-def add(commands: Subparsers) -> None:
-    """Add the command."""
-    parser = command(commands, "targets", "list the hardware targets", "edgec targets --json", run)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    describe(parser, "edgec targets --json", run)
     add_json(parser)
 
 

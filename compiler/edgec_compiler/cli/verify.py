@@ -5,23 +5,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from edgec_bundle.archive import Bundle, open_bundle
-from edgec_bundle.errors import ArchiveError, TrustError
-from edgec_bundle.trust import targets_path, verify_release
-from edgec_compiler.cli.command import Subparsers, add_json, command, print_json
+from edgec_bundle.errors import ArchiveError, MetadataError, TrustError
+from edgec_compiler.cli.command import add_json, describe, print_json
 from edgec_compiler.errors import NotAchievedError, UsageError
 
 MAX_BYTES = 8 << 20
 
 
-def add(commands: Subparsers) -> None:
-    """Add the command."""
-    parser = command(
-        commands,
-        "verify",
-        "check a bundle's files, and with --root its signature",
-        "edgec verify build --root root.json",
-        run,
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    describe(parser, "edgec verify build --root root.json", run)
     parser.add_argument("bundle", metavar="BUNDLE", help="folder or .edgeb file")
     parser.add_argument("--root", metavar="FILE", help="the fleet's root.json")
     add_json(parser)
@@ -64,6 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_signature(bundle: Bundle, root: Path) -> None:
+    from edgec_bundle.trust import open_root, targets_path, verify_release  # slow to import
+
     targets = targets_path(bundle.path)
     if not targets.is_file():
         raise NotAchievedError(f"{bundle.path}: not signed: there is no {targets.name}")
@@ -71,6 +66,10 @@ def _check_signature(bundle: Bundle, root: Path) -> None:
         trusted, signed = (file.read_bytes()[: MAX_BYTES + 1] for file in (root, targets))
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}") from error
+    try:
+        open_root(trusted)
+    except MetadataError as error:
+        raise UsageError(f"--root {root}: {error}") from error
     try:
         verify_release(bundle.manifest_bytes, trusted, signed, datetime.now(UTC))
     except TrustError as error:

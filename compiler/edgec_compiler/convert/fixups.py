@@ -1,6 +1,10 @@
 """What a TFLite file still needs after quantisation: names, operator versions, no float left."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 from edgec_compiler import tflite
+from edgec_compiler.convert.paddings import narrow_paddings, pad_with_zero_point
 from edgec_compiler.errors import ConversionError
 from edgec_compiler.source import SourceModel
 
@@ -54,13 +58,19 @@ def finish(payload: bytes, source: SourceModel, *, full_integer: bool) -> bytes:
     graph = model.subgraphs[0]
     if full_integer:
         _refuse_floats(model)
+        narrow_paddings(model)
+        pad_with_zero_point(model)
         _set_versions(model)
     for index, tensor in enumerate(graph.tensors):
         tensor.name = f"t{index}".encode()
     taken: set[str] = set()
     ends = [*zip(graph.inputs, source.inputs, strict=True)]
     ends += [*zip(graph.outputs, source.outputs, strict=True)]
+    renamed: set[int] = set()
     for index, named in ends:
+        if index in renamed:  # an input that is an output too
+            continue
+        renamed.add(index)
         name = named.name if named.name not in taken else f"{named.name}:out"
         taken.add(name)
         graph.tensors[index].name = name.encode()
@@ -81,15 +91,24 @@ def float_operators(payload: bytes) -> tuple[str, ...]:
     return tuple(found)
 
 
+def counted(operators: Sequence[str], most: int = 5) -> str:
+    """Return the first `most` different ones of `operators`, each with how often it is there."""
+    counts = Counter(operators)
+    shown = [name if n == 1 else f"{n} x {name}" for name, n in list(counts.items())[:most]]
+    left = sum(list(counts.values())[most:])
+    return ", ".join([*shown, *([f"and {left} more"] if left else [])])
+
+
 def _refuse_floats(model: tflite.Flatbuffer) -> None:
     left = float_operators(tflite.serialise(model))
     ends = [*model.subgraphs[0].inputs, *model.subgraphs[0].outputs]
     types = {tflite.type_name(model.subgraphs[0].tensors[index]) for index in ends}
     if left or types & set(_FLOATS):
-        shown = ", ".join(left[:5]) or "an input or output of the model"
+        shown = counted(left) or "an input or output of the model"
         raise ConversionError(
-            f"the target executes integers only, but {len(left)} operators stay float: {shown}. "
-            "Replace them in the model, or compile for a target with a CPU fallback"
+            f"the target executes integers only, but {shown} would stay float. Replace this in the "
+            "model, give a .tflite file that is quantised already (it keeps its quantisation), or "
+            "compile for a target with a CPU fallback"
         )
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 from edgec_compiler.errors import ModelFileError
 from edgec_compiler.importers.shapes import Shapes
 from edgec_compiler.importers.sniff import kind_of
-from edgec_compiler.source import SourceModel
+from edgec_compiler.source import Quantisation, SourceModel
+
+_TORCH_LACKS_MEMORY = "can't allocate memory"  # a RuntimeError like any other
 
 
 def import_model(model: str, shapes: Shapes) -> SourceModel:
@@ -22,17 +24,23 @@ def import_model(model: str, shapes: Shapes) -> SourceModel:
         return _import(kind, path, factory, shapes)
     except RecursionError as error:
         raise ModelFileError(f"{path}: nested deeper than any honest model") from error
-    except MemoryError as error:
-        raise ModelFileError(f"{path}: opening it takes more memory than there is") from error
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and _TORCH_LACKS_MEMORY not in str(error):
+            raise
+        given = [f"--shape {name}={','.join(map(str, size))}" for name, size in shapes.items()]
+        shaped = f" at {', '.join(given)}" if given else ""
+        raise ModelFileError(
+            f"{path}: opening it{shaped} takes more memory than there is"
+        ) from error
 
 
-def is_quantised_model(model: str) -> bool:
-    """Return whether a MODEL argument names a file that is quantised already (TFLite only)."""
+def own_quantisation_of(model: str) -> Quantisation | None:
+    """Return what the file of a MODEL argument has as integers already (TFLite only)."""
     try:
-        from edgec_compiler.importers.tflite_file import is_quantised_file
+        from edgec_compiler.importers.tflite_file import own_quantisation
     except ImportError:  # without the extra `compiler`: compiling will say so
-        return False
-    return is_quantised_file(Path(model))
+        return None
+    return own_quantisation(Path(model))
 
 
 def _import(kind: str, path: Path, factory: str | None, shapes: Shapes) -> SourceModel:
@@ -44,14 +52,14 @@ def _import(kind: str, path: Path, factory: str | None, shapes: Shapes) -> Sourc
         from edgec_compiler.importers.tflite_file import import_tflite
 
         return import_tflite(path, shapes)
-    if kind == "keras":
+    if kind in ("keras", "h5"):
         from edgec_compiler.importers.keras_file import import_keras
 
-        return import_keras(path, shapes)
-    if kind in ("h5", "savedmodel"):
-        from edgec_compiler.importers.tensorflow_file import import_tensorflow
+        return import_keras(path, kind, shapes)
+    if kind == "savedmodel":
+        from edgec_compiler.importers.saved_model import import_saved_model
 
-        return import_tensorflow(path, kind, shapes)
+        return import_saved_model(path, shapes)
     from edgec_compiler.importers import torch_file
 
     if factory is not None:

@@ -1,34 +1,43 @@
-"""Keras 3 files (.keras): rebuilt on Keras's torch backend, with none of the file's own code.
+"""Keras files (.keras and .h5): rebuilt on Keras's torch backend, with none of their own code.
 
-`keras_config` has refused, before Keras sees the file, whatever is not Keras's own.
+`keras_config` has refused, before Keras sees the file, whatever is not Keras's own. What Keras gets
+is a copy that holds the weights and the checked configuration, in its own words, and nothing else.
 """
 
 import hashlib
 import importlib
+import json
 import os
+import re
+import shutil
+import zipfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import nn
 
 from edgec_compiler.errors import MissingExtraError, ModelFileError, UsageError
-from edgec_compiler.importers.keras_config import read_config
+from edgec_compiler.importers.keras_config import MEMBERS, WAY_OUT, read_config
+from edgec_compiler.importers.keras_words import Config
 from edgec_compiler.importers.shapes import Shapes, fixed_shape, refuse_unknown
 from edgec_compiler.source import Operator, SourceModel
 from edgec_runtime.session import ModelTensor
 
+_UNKNOWN = re.compile(r"(?:Unknown \w+: |Could not locate \w+ )'([\w>]+)'")
+_INSIDE = "Exception encountered: "  # Keras repeats a whole configuration before it
 
-def import_keras(path: Path, shapes: Shapes) -> SourceModel:
-    """Return the model in a .keras file.
+
+def import_keras(path: Path, kind: str, shapes: Shapes) -> SourceModel:
+    """Return the model in a .keras file (`kind` "keras") or an .h5 file ("h5").
 
     Raises:
         MissingExtraError: Keras is not installed.
         ModelFileError: damaged, of another Keras, or with classes that are not Keras's own.
         UsageError: a free axis needs --shape.
     """
-    read_config(path)
-    model = _load(path)
+    model = _load(path, kind, read_config(path, kind))
     example, inputs = _inputs(model, shapes)
     module = _Positional(model).eval()
     outputs = _outputs(module, example, model)
@@ -61,7 +70,7 @@ class _Positional(nn.Module):
         return flat[0] if len(flat) == 1 else tuple(flat)
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, kind: str, config: Config) -> Any:
     os.environ["KERAS_BACKEND"] = "torch"
     try:
         keras: Any = importlib.import_module("keras")
@@ -69,10 +78,35 @@ def _load(path: Path) -> Any:
         raise MissingExtraError("keras", f"{path}: a Keras file; reading it") from error
     if keras.backend.backend() != "torch":
         raise ModelFileError(f"{path}: Keras already runs on {keras.backend.backend()} here")
-    try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises whatever its layers raise
-        raise ModelFileError(f"{path}: Keras cannot load it: {_brief(error)}") from error
+    with TemporaryDirectory() as folder:
+        copy = _checked_copy(path, kind, config, Path(folder))
+        try:
+            return keras.saving.load_model(copy, compile=False, safe_mode=True)
+        except Exception as error:  # Keras raises whatever its layers raise
+            if unknown := _UNKNOWN.search(str(error)):
+                raise ModelFileError(
+                    f"{path}: needs the class {unknown[1]}, which is not Keras's own: {WAY_OUT}"
+                ) from error
+            raise ModelFileError(f"{path}: Keras cannot load it: {_brief(error)}") from error
+
+
+def _checked_copy(path: Path, kind: str, config: Config, folder: Path) -> Path:
+    """Write the weights of a file with `config`, the suffix being what Keras goes by."""
+    copy = folder / f"model.{kind}"
+    if kind == "h5":
+        h5py: Any = importlib.import_module("h5py")
+        shutil.copyfile(path, copy)
+        with h5py.File(copy, "r+") as file:
+            file.attrs["model_config"] = json.dumps(config)
+        return copy
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as out:
+        for name in MEMBERS:
+            if name == "config.json":
+                out.writestr(name, json.dumps(config))
+                continue
+            with archive.open(name) as source, out.open(name, "w", force_zip64=True) as sink:
+                shutil.copyfileobj(source, sink)
+    return copy
 
 
 def _inputs(model: Any, shapes: Shapes) -> tuple[list[torch.Tensor], tuple[ModelTensor, ...]]:
@@ -135,5 +169,5 @@ def _flat(made: Any) -> list[torch.Tensor]:
 
 
 def _brief(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
+    lines = str(error).rpartition(_INSIDE)[2].strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

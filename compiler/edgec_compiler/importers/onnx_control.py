@@ -80,8 +80,8 @@ def _if(walk: Walk, node: Node) -> None:
 
 
 def _loop(walk: Walk, node: Node) -> None:
-    turns = int(node.constant(0, "number of turns")) if node.has(0) else None
-    going = bool(node.constant(1, "condition")) if node.has(1) else True
+    turns = int(_scalar(node, 0, "number of turns")) if node.has(0) else None
+    going = bool(_scalar(node, 1, "condition")) if node.has(1) else True
     state = list(node.inputs[2:])
     rows: list[list[str]] = [[] for _ in node.outputs[len(state) :]]
     turn = 0
@@ -94,12 +94,20 @@ def _loop(walk: Walk, node: Node) -> None:
         )
         if made[0] not in walk.constants:
             node.refuse("its end depends on the data; only a constant number of turns is unrolled")
-        going = bool(walk.constants[made[0]])
+        going = bool(np.all(walk.constants[made[0]]))
         state = made[1 : 1 + len(state)]
         for row, name in zip(rows, made[1 + len(state) :], strict=True):
             row.append(name)
         turn += 1
     _leave(walk, node, state, rows, [0] * len(rows), [False] * len(rows))
+
+
+def _scalar(node: Node, index: int, what: str) -> Any:
+    """Return a constant input of one element, whose shape may be [] or [1]."""
+    value = node.constant(index, what)
+    if value.size != 1:
+        node.refuse(f"{what} is not one value but {list(value.shape)}")
+    return value.reshape(())[()]
 
 
 def _scan(walk: Walk, node: Node) -> None:

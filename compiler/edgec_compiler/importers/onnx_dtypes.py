@@ -26,6 +26,13 @@ NARROW: dict[int, Any] = {
     onnx.TensorProto.INT2: np.int8,
     onnx.TensorProto.UINT2: np.uint8,
 }
+# Floats of 8 bits, which only stand for weights: by the name that numpy has from ml_dtypes.
+TINY: dict[int, str] = {
+    onnx.TensorProto.FLOAT8E4M3FN: "float8_e4m3fn",
+    onnx.TensorProto.FLOAT8E4M3FNUZ: "float8_e4m3fnuz",
+    onnx.TensorProto.FLOAT8E5M2: "float8_e5m2",
+    onnx.TensorProto.FLOAT8E5M2FNUZ: "float8_e5m2fnuz",
+}
 
 
 def numpy_dtype(element_type: int) -> np.dtype[Any] | None:

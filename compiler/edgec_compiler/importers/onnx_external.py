@@ -24,12 +24,7 @@ def external_files(model: onnx.ModelProto, path: Path, most_bytes: int) -> Itera
         ModelFileError: a file is missing, lies elsewhere, is too short for its tensors, or all are
             too large.
     """
-    needed: dict[str, int] = {}
-    for tensor in _tensors(model):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            facts = {entry.key: entry.value for entry in tensor.external_data}
-            name = facts.get("location", "")
-            needed[name] = max(needed.get(name, 0), _end(facts, path))
+    needed = external_sizes(model, path)
     for name in sorted(needed):
         data = _read(name, path, most_bytes)
         if len(data) < needed[name]:
@@ -38,6 +33,17 @@ def external_files(model: onnx.ModelProto, path: Path, most_bytes: int) -> Itera
             )
         most_bytes -= len(data)
         yield data
+
+
+def external_sizes(model: onnx.ModelProto, path: Path) -> dict[str, int]:
+    """Return the names of the external data files, and how many bytes of each are needed."""
+    needed: dict[str, int] = {}
+    for tensor in _tensors(model):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            facts = {entry.key: entry.value for entry in tensor.external_data}
+            name = facts.get("location", "")
+            needed[name] = max(needed.get(name, 0), _end(facts, path))
+    return needed
 
 
 def _end(facts: dict[str, str], path: Path) -> int:

@@ -3,16 +3,22 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import numpy_helper
+from onnx import numpy_helper, shape_inference, version_converter
 
 from edgec_compiler.errors import ModelFileError, UnsupportedOperatorError
-from edgec_compiler.importers.onnx_dtypes import NARROW, numpy_dtype, type_name
-from edgec_compiler.importers.onnx_external import MAX_BYTES, TOO_LARGE, external_files
+from edgec_compiler.importers.onnx_dtypes import NARROW, TINY, numpy_dtype, type_name
+from edgec_compiler.importers.onnx_external import (
+    MAX_BYTES,
+    TOO_LARGE,
+    external_files,
+    external_sizes,
+)
+from edgec_compiler.importers.onnx_order import put_in_order
 from edgec_compiler.importers.shapes import Shapes, fixed_shape, refuse_unknown
 from edgec_compiler.source import Operator
 from edgec_runtime.session import ModelTensor
@@ -20,10 +26,32 @@ from edgec_runtime.session import ModelTensor
 MIN_OPSET = 7
 MAX_OPSET = onnx.defs.onnx_opset_version()
 _OWN_DOMAINS = ("", "ai.onnx")
+_NOT_LIFTED = (
+    version_converter.ConvertError,
+    shape_inference.InferenceError,
+    RuntimeError,
+    ValueError,
+)
 
 
-def read_onnx(path: Path) -> tuple[onnx.ModelProto, str, int]:
-    """Return the model with its external data, and the sha256 and size of all that was read.
+class OnnxFile(NamedTuple):
+    """A model with its external data, and the sha256, size and names of all that was read."""
+
+    model: onnx.ModelProto
+    sha256: str
+    size_bytes: int
+    external: tuple[str, ...]
+    notes: tuple[str, ...]  # what was changed to read it
+
+
+def _none_of(path: Path) -> str:
+    """Return what a file is not that has none of the other kinds' first bytes."""
+    named = path.suffix in ("", ".onnx")
+    return "not an ONNX file" if named else "no model of a known kind"
+
+
+def read_onnx(path: Path) -> OnnxFile:
+    """Return the model in a file with its external data.
 
     Raises:
         ModelFileError: not an ONNX file, damaged, too old, or too new.
@@ -34,10 +62,13 @@ def read_onnx(path: Path) -> tuple[onnx.ModelProto, str, int]:
     try:
         model = onnx.ModelProto.FromString(payload)
     except DecodeError as error:
-        raise ModelFileError(f"{path}: not an ONNX file, or a damaged one") from error
+        raise ModelFileError(f"{path}: {_none_of(path)}, or a damaged one") from error
     if not model.graph.node or not model.graph.output:
         raise ModelFileError(f"{path}: not an ONNX file, or one without operators")
+    for graph in (model.graph, *model.functions):
+        put_in_order(graph)
     digest, size = hashlib.sha256(payload), len(payload)
+    external = tuple(sorted(external_sizes(model, path)))
     for data in external_files(model, path, MAX_BYTES - size):
         digest.update(data)
         size += len(data)
@@ -45,13 +76,25 @@ def read_onnx(path: Path) -> tuple[onnx.ModelProto, str, int]:
         onnx.load_external_data_for_model(model, str(path.parent))
     except (ValueError, OSError, onnx.checker.ValidationError) as error:
         raise ModelFileError(f"{path}: external data: {str(error).splitlines()[0]}") from error
+    model, notes = _readable(model, path)
+    return OnnxFile(model, digest.hexdigest(), size, external, notes)
+
+
+def _readable(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """Return the model in an opset that is read, and a note if it came in an older one."""
     opset = opset_of(model)
-    if not MIN_OPSET <= opset <= MAX_OPSET:
+    if MIN_OPSET <= opset <= MAX_OPSET:
+        return model, ()
+    supported = f"{path}: opset {opset}; supported are {MIN_OPSET} to {MAX_OPSET}"
+    if opset > MAX_OPSET:
+        raise ModelFileError(f"{supported}: export the model again with an older one")
+    try:
+        lifted = version_converter.convert_version(model, MIN_OPSET)
+    except _NOT_LIFTED as error:
         raise ModelFileError(
-            f"{path}: opset {opset}; supported are {MIN_OPSET} to {MAX_OPSET}: "
-            f"export the model again, or convert it with onnx.version_converter"
-        )
-    return model, digest.hexdigest(), size
+            f"{supported}, and onnx.version_converter cannot lift it: export the model again"
+        ) from error
+    return lifted, (f"opset {opset} was lifted to {MIN_OPSET} by onnx.version_converter",)
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -59,7 +102,7 @@ def opset_of(model: onnx.ModelProto) -> int:
     for entry in model.opset_import:
         if entry.domain in _OWN_DOMAINS:
             return int(entry.version)
-    return 1
+    return MAX_OPSET if model.opset_import else 1  # a model of other domains' operators alone
 
 
 def inputs_of(model: onnx.ModelProto, shapes: Shapes) -> tuple[ModelTensor, ...]:
@@ -122,7 +165,7 @@ def array_of(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
     """
     held = NARROW.get(tensor.data_type)
     known = held or numpy_dtype(tensor.data_type)
-    if known is None and tensor.data_type != onnx.TensorProto.BFLOAT16:
+    if known is None and tensor.data_type not in (onnx.TensorProto.BFLOAT16, *TINY):
         raise UnsupportedOperatorError(
             "Constant", tensor.name, f"element type {type_name(tensor.data_type)}"
         )
@@ -146,4 +189,6 @@ def _attribute(attribute: onnx.AttributeProto) -> Any:
         return array_of(value)
     if isinstance(value, onnx.GraphProto | onnx.SparseTensorProto | onnx.TypeProto | int | float):
         return value
+    if value is None:
+        raise ModelFileError(f"attribute '{attribute.name!s}' has no value")
     return [item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in value]

@@ -5,6 +5,8 @@ from typing import Any
 
 import onnx
 
+from edgec_compiler.importers.onnx_contrib import written_out
+
 _OWN_DOMAINS = ("", "ai.onnx")
 
 
@@ -26,7 +28,7 @@ def expand(
     if body is not None:
         return _inline(node, body)
     if node.domain not in _OWN_DOMAINS:
-        return None
+        return written_out(node, types)
     try:
         schema = onnx.defs.get_schema(node.op_type, opset, "")
     except onnx.defs.SchemaError:

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from edgec_compiler.errors import ModelFileError, UnsupportedOperatorError
+from edgec_compiler.importers.onnx_contrib import DOMAIN
 from edgec_compiler.importers.onnx_control import CONTROL
 from edgec_compiler.importers.onnx_dtypes import NARROW
 from edgec_compiler.importers.onnx_file import array_of, attributes_of, opset_of
@@ -25,7 +26,7 @@ from edgec_compiler.importers.onnx_functions import expand
 from edgec_compiler.importers.onnx_node import Constant, Node
 from edgec_compiler.importers.onnx_ops import OPS
 from edgec_compiler.importers.onnx_ops.dtypes import tensor_of, values_of
-from edgec_compiler.importers.onnx_ops.refused import REASONS
+from edgec_compiler.importers.onnx_ops.refused import OF_ONNX_RUNTIME, REASONS
 from edgec_runtime.session import ModelTensor
 
 _MAX_NODES = 100_000  # expanded; a recursive function must not run for ever
@@ -58,7 +59,7 @@ class OnnxModule(nn.Module):
             attribute = self._attribute_for(name)
             tensor = tensor_of(value)
             if tensor.is_floating_point():
-                self.register_parameter(attribute, nn.Parameter(tensor))
+                self.register_parameter(attribute, nn.Parameter(tensor, requires_grad=False))
             else:
                 self.register_buffer(attribute, tensor)
             self._held[name] = attribute
@@ -153,7 +154,8 @@ class Builder:
             body = expand(proto, self.opset, types, self.local)
             if body is None:
                 known = "" if own else f" of domain {proto.domain}"
-                node.refuse(REASONS.get(node.op, f"this operator{known} is not supported"))
+                reasons = OF_ONNX_RUNTIME if proto.domain == DOMAIN else REASONS
+                node.refuse(reasons.get(node.op, f"this operator{known} is not supported"))
             self.walk(body)
 
     def _constant(self, proto: onnx.NodeProto, node: Node) -> None:
@@ -163,6 +165,8 @@ class Builder:
             self.narrow.add(name)
 
     def _node(self, proto: onnx.NodeProto) -> Node:
+        if not isinstance(proto.op_type, str):  # bytes, where the file is damaged
+            raise ModelFileError(f"an operator is called {proto.op_type!r}, which is no text")
         if not proto.output:
             raise ModelFileError(f"operator {proto.op_type} makes nothing")
         for name in proto.input:

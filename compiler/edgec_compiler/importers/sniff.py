@@ -9,7 +9,6 @@ from typing import NoReturn
 from edgec_compiler.errors import ModelFileError, UsageError
 
 KINDS = ("onnx", "torch", "factory", "tflite", "keras", "h5", "savedmodel")
-OLD_KERAS = {"h5": "a Keras .h5 file", "savedmodel": "a SavedModel"}
 # What zipfile raises about damaged archives: features that it lacks and passwords included.
 ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -64,7 +63,7 @@ def kind_of(model: str) -> tuple[str, Path, str | None]:
 def _kind_of_folder(folder: Path) -> str:
     if (folder / "saved_model.pb").is_file():
         return "savedmodel"
-    raise ModelFileError(f"{folder}: a folder, not a model file")
+    raise ModelFileError(f"{folder}: a folder without saved_model.pb, so no SavedModel")
 
 
 def _kind_of_bytes(file: Path, head: bytes) -> str:
@@ -107,6 +106,11 @@ def _kind_of_zip(file: Path) -> str:
         raise ModelFileError(f"{file}: a damaged archive: {error}") from error
     if "metadata.json" in names and "model.weights.h5" in names:
         return "keras"
+    if "metadata.json" in names and "config.json" in names:
+        raise ModelFileError(
+            f"{file}: a .keras file whose weights are not in model.weights.h5, the one form that "
+            "is read: save it again with model.save('model.keras')"
+        )
     if any("/code/" in name for name in names):
         raise ModelFileError(f"{file}: a TorchScript archive, which is not read: {_EXPORT_TORCH}")
     if "serialized_exported_program.json" in names:
@@ -124,6 +128,6 @@ def _kind_of_zip(file: Path) -> str:
 def pickled_message(file: Path) -> str:
     """Return the refusal of pickled modules, with the way out."""
     return (
-        f"{file}: holds a pickled module, which can run any code when it is opened, so it is never "
-        f"unpickled. {_EXPORT_TORCH[0].upper()}{_EXPORT_TORCH[1:]}"
+        f"{file}: holds a pickled module or its weights. A pickle can run any code when it is "
+        f"opened, so it is never unpickled. {_EXPORT_TORCH[0].upper()}{_EXPORT_TORCH[1:]}"
     )

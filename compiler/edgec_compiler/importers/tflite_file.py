@@ -9,9 +9,11 @@ import numpy as np
 from edgec_compiler import tflite
 from edgec_compiler.errors import ModelFileError
 from edgec_compiler.importers.shapes import Shapes, fixed_shape, refuse_unknown
+from edgec_compiler.importers.tflite_batch import add_batch_axes
 from edgec_compiler.importers.tflite_bounds import MAX_BYTES
 from edgec_compiler.importers.tflite_quantisation import has_quantised_weights, is_quantised, repair
-from edgec_compiler.source import Operator, SourceModel
+from edgec_compiler.importers.tflite_static import fold_static
+from edgec_compiler.source import Operator, Quantisation, SourceModel
 from edgec_runtime.errors import RunError
 from edgec_runtime.session import ModelTensor, load_session
 
@@ -51,6 +53,17 @@ def source_of(
     notes = (*repair(model, origin), *_resize(model, shapes))
     payload = tflite.serialise(model) if notes else payload
     inputs, outputs = _run_once(payload, origin)
+    if not inputs:
+        raise ModelFileError(f"{origin}: takes no input: what it gives is constant")
+    folded = fold_static(model)
+    if folded:
+        payload = tflite.serialise(model)
+        inputs, outputs = _run_once(payload, origin)
+    operators = _operators(model)
+    batched = add_batch_axes(model, inputs, outputs)
+    if batched:
+        payload = tflite.serialise(model)
+        inputs, outputs = _run_once(payload, origin)
     return SourceModel(
         format="tflite",
         name=name,
@@ -58,24 +71,27 @@ def source_of(
         size_bytes=size,
         inputs=inputs,
         outputs=outputs,
-        operators=_operators(model),
+        operators=operators,
         module=None,
         payload=payload,
         quantised=is_quantised(model),
         narrow_weights=has_quantised_weights(model),
-        notes=notes,
+        notes=(*notes, *folded, *batched),
     )
 
 
-def is_quantised_file(path: Path) -> bool:
-    """Return whether `path` is a quantised TFLite file; False if it is anything else."""
+def own_quantisation(path: Path) -> Quantisation | None:
+    """Return what the TFLite file at `path` has as integers; None if it is anything else."""
     try:
         with path.open("rb") as stream:
             if stream.read(8)[4:] != b"TFL3" or path.stat().st_size > MAX_BYTES:
-                return False
-        return is_quantised(tflite.parse(path.read_bytes(), str(path)))
+                return None
+        model = tflite.parse(path.read_bytes(), str(path))
     except (OSError, ModelFileError):
-        return False
+        return None
+    if is_quantised(model):
+        return "whole"
+    return "weights" if has_quantised_weights(model) else None
 
 
 def _refuse_foreign(model: tflite.Flatbuffer, origin: str) -> None:

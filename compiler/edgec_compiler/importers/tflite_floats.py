@@ -20,10 +20,11 @@ def as_float(payload: bytes) -> bytes:
     """Return the model with its stored constants as float32; the same bytes if nothing is narrow.
 
     Files of old converters number their operators in a field of 8 bits only, which quantisers
-    overlook; both fields are filled.
+    overlook; both fields are filled. Others give tensors without values an empty buffer, or the
+    file no list of signatures.
     """
     model = tflite.parse(payload, "the source model")
-    changed = _renumber(model)
+    changed = _renumber(model) | _without_empty_buffers(model) | _with_signatures(model)
     for graph in model.subgraphs:
         for operator in list(graph.operators):
             if tflite.op_name(model, operator) == "DEQUANTIZE":
@@ -39,6 +40,24 @@ def _renumber(model: tflite.Flatbuffer) -> bool:
     for code in old:
         code.builtinCode = code.deprecatedBuiltinCode
     return bool(old)
+
+
+def _without_empty_buffers(model: tflite.Flatbuffer) -> bool:
+    """Let tensors without values refer to buffer 0, as quantisers expect them to."""
+    changed = False
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            data = model.buffers[tensor.buffer].data
+            if tensor.buffer and data is not None and not len(data):
+                tensor.buffer, changed = 0, True
+    return changed
+
+
+def _with_signatures(model: tflite.Flatbuffer) -> bool:
+    """Have a list of signatures, if an empty one: quantisers fail without."""
+    lacking = model.signatureDefs is None
+    model.signatureDefs = model.signatureDefs or []
+    return lacking
 
 
 def _is_float(graph: Any, operator: Any) -> bool:

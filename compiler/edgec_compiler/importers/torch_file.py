@@ -1,21 +1,20 @@
 """PyTorch models: exported programs (.pt2), and FILE.py:factory. Nothing is ever unpickled."""
 
 import hashlib
-import importlib.util
 import io
 import json
 import os
-import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from edgec_compiler.errors import CompilerError, ModelFileError, UsageError
+from edgec_compiler.errors import CompilerError, ModelFileError
+from edgec_compiler.importers.python_file import load_function, where
 from edgec_compiler.importers.shapes import Shapes, fixed_shape, refuse_unknown
 from edgec_compiler.importers.sniff import ZIP_ERRORS, pickled_message
 from edgec_compiler.source import Operator, SourceModel
@@ -41,6 +40,7 @@ def import_program(path: Path, shapes: Shapes) -> SourceModel:
     except Exception as error:  # torch's loader raises whatever its parts raise
         raise ModelFileError(f"{path}: torch cannot load it: {_brief(error)}") from error
     _refuse_training(path, program)
+    _without_detaching(program)
     names = [str(name) for name in program.graph_signature.user_inputs]
     placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     refuse_unknown(shapes, names)
@@ -51,7 +51,7 @@ def import_program(path: Path, shapes: Shapes) -> SourceModel:
 
 
 def import_factory(path: Path, factory: str, shapes: Shapes) -> SourceModel:
-    """Return what the function `factory` in the Python file `path` makes: (module, inputs).
+    """Return what `factory` in the Python file `path` makes: (module, inputs) or (module, input).
 
     Raises:
         ModelFileError: the file has no such function, or it returns something else.
@@ -61,14 +61,15 @@ def import_factory(path: Path, factory: str, shapes: Shapes) -> SourceModel:
     if isinstance(made, nn.Module) and isinstance(getattr(made, "example_inputs", None), tuple):
         made = (made, made.example_inputs)
     match made:
+        case (nn.Module() as module, torch.Tensor() as only):
+            inputs = [only]
         case (nn.Module() as module, (*inputs,)) if all(
             isinstance(x, torch.Tensor) for x in inputs
         ):
             pass
         case _:
             raise ModelFileError(
-                f"{path}:{factory} must return (module, (example input, ...)): "
-                f"got {type(made).__name__}"
+                f"{path}:{factory} must return (module, (example input, ...)): got {_kind(made)}"
             )
     module = module.eval()
     names = [f"input_{i}" for i in range(len(inputs))] if len(inputs) > 1 else ["input"]
@@ -79,6 +80,13 @@ def import_factory(path: Path, factory: str, shapes: Shapes) -> SourceModel:
         digest.update(raw)
         size += len(raw)
     return describe(module, list(inputs), names, path.stem, digest.hexdigest(), size)
+
+
+def _kind(made: object) -> str:
+    """Return what `made` is, a tuple by its members."""
+    if isinstance(made, tuple):
+        return f"({', '.join(map(_kind, made))})"
+    return type(made).__name__
 
 
 class Flat(nn.Module):
@@ -152,16 +160,35 @@ def _output_names(made: Any, count: int) -> list[str]:
 
 def _refuse_training(path: Path, program: torch.export.ExportedProgram) -> None:
     """Refuse a program that drops at random, or that learns statistics while it runs."""
-    dropping = any(
-        node.op == "call_function"
-        and "dropout" in str(node.target)
-        and (node.args[2:3] == (True,) or node.kwargs.get("train") is True)
-        for node in program.graph.nodes
-    )
-    if dropping or program.graph_signature.buffers_to_mutate:
+    calls = [node for node in program.graph.nodes if node.op == "call_function"]
+    if any(map(_trains, calls)) or program.graph_signature.buffers_to_mutate:
         raise ModelFileError(
             f"{path}: exported in training mode: call model.eval() before torch.export.export"
         )
+
+
+def _trains(node: fx.Node) -> bool:
+    """Return whether an operator behaves as in training.
+
+    A batch norm that has no statistics of its own takes those of its input in evaluation too.
+    """
+    schema = getattr(node.target, "_schema", None)
+    names = [one.name for one in schema.arguments] if schema is not None else []
+    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    tracked = "running_mean" not in names or given.get("running_mean") is not None
+    return tracked and (given.get("training") is True or given.get("train") is True)
+
+
+def _without_detaching(program: torch.export.ExportedProgram) -> None:
+    """Drop in-place detaches: a tensor written in `forward` leaves one, which cannot be exported.
+
+    Without gradients they do nothing.
+    """
+    for node in list(program.graph.nodes):
+        if node.op == "call_function" and node.target is torch.ops.aten.detach_.default:
+            node.replace_all_uses_with(node.args[0])
+            program.graph.erase_node(node)
+    program.graph_module.recompile()
 
 
 def _operators(program: torch.export.ExportedProgram) -> tuple[Operator, ...]:
@@ -211,23 +238,13 @@ def _refuse_pickles(path: Path, payload: bytes) -> None:
 
 
 def _call_factory(path: Path, factory: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"_edgec_factory_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent.resolve()))  # the file's own neighbours
     try:
-        spec.loader.exec_module(module)
-        call = getattr(module, factory, None)
-        if not callable(call):
-            raise ModelFileError(f"{path}: has no function '{factory}'")
-        return call()
+        with load_function(path, factory) as call:
+            return call()
     except CompilerError:
         raise
     except Exception as error:  # the user's own code runs here
-        raise ModelFileError(f"{path}:{factory} fails: {_brief(error)}") from error
-    finally:
-        sys.path.remove(str(path.parent.resolve()))
+        raise ModelFileError(f"{path}:{factory} fails: {where(path, error)}") from error
 
 
 def _brief(error: Exception) -> str:

@@ -7,6 +7,7 @@ from edgec_compiler.errors import ConversionError, MissingExtraError, UsageError
 from edgec_compiler.mapping import vela, vendor
 from edgec_compiler.mapping.checking import Mapping, check
 from edgec_compiler.mapping.opening import read_bytes, read_graph
+from edgec_compiler.mapping.programs import is_installed
 from edgec_hardware_profiles import Profile, Tool
 
 
@@ -25,8 +26,7 @@ def map_model(model: str, profile: Profile, shapes: Sequence[str] = ()) -> Mappi
     if graph.format not in profile.formats:
         raise UsageError(
             f"{model}: target {profile.name} takes {' or '.join(profile.formats)}, not "
-            f"{graph.format}: compile it first (edgec compile {model} --target {profile.name} "
-            "--calibration DATA --out build), then edgec check build"
+            f"{graph.format}: {_way_out(model, graph.format, profile)}"
         )
     predicted = check(graph, profile)
     tools = [tool for tool in profile.tools if tool.kind == "vela" or tool.format == graph.format]
@@ -47,6 +47,15 @@ def map_model(model: str, profile: Profile, shapes: Sequence[str] = ()) -> Mappi
 def _compiled(payload: bytes, profile: Profile, tool: Tool) -> Mapping | None:
     if tool.kind == "vela":
         return vela.compile_with_vela(payload, profile, tool).mapping
-    if not vendor.is_installed(tool):
+    if not is_installed(tool):
         raise MissingExtraError(tool.name, tool.name)
     return vendor.compile_with_tool(payload, "tflite", profile, tool).mapping
+
+
+def _way_out(model: str, fmt: str, profile: Profile) -> str:
+    if fmt == "tflite":
+        return "give the ONNX or PyTorch model that it was made from to edgec compile"
+    return (
+        f"compile it first (edgec compile {model} --target {profile.name} --calibration DATA "
+        "--out build), then edgec check build"
+    )

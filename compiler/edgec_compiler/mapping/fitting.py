@@ -20,12 +20,32 @@ from edgec_compiler.mapping import micro, vela, vendor
 from edgec_compiler.mapping.checking import Mapping as OperatorMapping
 from edgec_compiler.mapping.checking import check
 from edgec_compiler.mapping.graph import ModelGraph
+from edgec_compiler.mapping.programs import is_installed
 from edgec_compiler.mapping.tflite_graph import read_tflite
 from edgec_compiler.samples import Samples, feeds
+from edgec_compiler.source import SourceModel
 from edgec_hardware_profiles import Profile, Tool
 
 MAX_SAMPLES = 512  # that a vendor's compiler is given
 _SHOWN = 5
+_ADDED = ("QUANTIZE", "DEQUANTIZE")  # by quantisers, between the operators of a TFLite file
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerated:
+    """How many of the source's operators an accelerator runs, or is predicted to run."""
+
+    total: int
+    accelerated: int
+    of_file: tuple[int, int] | None = None  # the same of the compiled file, if ours is the least
+
+    def to_json(self) -> dict[str, Any]:
+        """Return {"total", "accelerated"}, and "file" with its own where ours is the least."""
+        counts: dict[str, Any] = {"total": self.total, "accelerated": self.accelerated}
+        if self.of_file is not None:
+            total, accelerated = self.of_file
+            counts["file"] = {"total": total, "accelerated": accelerated}
+        return counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +61,25 @@ class Fitted:
     figures: Mapping[str, float] = field(default_factory=dict)  # estimates of a tool, by unit
     notes: tuple[str, ...] = ()
 
-    def accelerated_of(self, total: int) -> int:
-        """Return how many of the source's `total` operators the accelerator runs.
+    def accelerated_of(self, source: SourceModel) -> Accelerated:
+        """Return how many of the source's operators the accelerator runs.
 
-        Exact where the source's own operators were mapped; where the model was converted, each
-        operator that stays on the CPU counts as one of the source's.
+        Exact where the source's own operators were mapped, where quantising put nothing but its
+        own operators between them, and where all or nothing is accelerated. Elsewhere conversion
+        has left no trace of which operators were which: each that stays on the CPU may be another
+        one of the source's, so the count is the least that it can be.
         """
-        if self.mapping.total == total or not self.mapping.accelerated:
-            return self.mapping.accelerated
-        return max(0, total - (self.mapping.total - self.mapping.accelerated))
+        mapped, total = self.mapping, len(source.operators)
+        if mapped.total == total or not mapped.accelerated:
+            return Accelerated(total, mapped.accelerated)
+        left = mapped.total - mapped.accelerated
+        if not left:
+            return Accelerated(total, total)
+        own = [verdict for verdict in mapped.ops if verdict.op not in _ADDED]
+        kept = [verdict.op for verdict in own] == [operator.op for operator in source.operators]
+        if source.format == self.format == "tflite" and kept:
+            return Accelerated(total, sum(verdict.on != "cpu" for verdict in own))
+        return Accelerated(total, max(0, total - left), (mapped.total, mapped.accelerated))
 
     def runtime(self, profile: Profile, portable: Runtime) -> Runtime:
         """Return what runs it: the target's own runtime for a vendor's binary."""
@@ -171,7 +201,7 @@ def _micro(payload: bytes, profile: Profile, name: str) -> Fitted:
 def _command(
     portable: Fitted, profile: Profile, tool: Tool, samples: npt.NDArray[Any] | None
 ) -> Fitted:
-    if not vendor.is_installed(tool):
+    if not is_installed(tool):
         return _with_note(portable, vendor.absence(profile, tool))
     made = vendor.compile_with_tool(portable.payload, portable.format, profile, tool, samples)
     mapping = made.mapping or portable.mapping

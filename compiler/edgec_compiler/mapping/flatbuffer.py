@@ -63,6 +63,11 @@ class Flatbuffer:
         """Return how many elements a vector has, 0 where it is absent."""
         return self._vector(table, field, element_bytes)[1]
 
+    def is_empty(self, table: int | None, field: int) -> bool:
+        """Return whether a vector has no element; it is not read, so asking often costs nothing."""
+        at = self._field(table, field)
+        return at is None or self._number("<I", self._follow(at)) == 0
+
     def content(self, table: int | None, field: int) -> bytes:
         """Return a vector of bytes, empty where it is absent."""
         start, count = self._vector(table, field, 1)

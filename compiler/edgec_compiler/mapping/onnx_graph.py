@@ -36,7 +36,7 @@ def read_onnx_graph(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> ModelG
         ModelFileError: not an ONNX file, or a damaged one.
         UsageError: an input has free sizes that `shapes` does not fix.
     """
-    model, _, _ = onnx_file.read_onnx(path)
+    model = onnx_file.read_onnx(path).model
     inputs = onnx_file.inputs_of(model, shapes)
     return graph_of_bytes(onnx_file.with_shapes(model, inputs))
 

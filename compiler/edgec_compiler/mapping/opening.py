@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from edgec_bundle.archive import is_bundle, open_bundle
@@ -41,7 +42,7 @@ def read_bytes(model: str) -> tuple[str, bytes]:
     kind, file, _ = kind_of(model)
     if kind not in ("tflite", "onnx"):
         raise UsageError(
-            f"{model}: a PyTorch model has no operators of a target's kind yet: compile it "
+            f"{model}: only TFLite and ONNX files have operators of a target's kind: compile it "
             "(edgec compile), then check the bundle"
         )
     return kind, file.read_bytes()
@@ -62,8 +63,11 @@ def read_graph(model: str, shapes: Sequence[str] = ()) -> ModelGraph:
     if not is_bundle(path) and kind_of(model)[0] == "onnx":
         return _read_onnx(path, shapes)
     fmt, payload = read_bytes(model)
-    if fmt != "tflite":
-        raise UsageError(f"{model}: only TFLite and ONNX models can be checked, not {fmt}")
+    if fmt == "onnx":
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "model.onnx"
+            file.write_bytes(payload)
+            return _read_onnx(file, shapes)
     return read_tflite(payload, model)
 
 

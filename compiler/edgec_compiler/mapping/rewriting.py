@@ -6,6 +6,8 @@
    takes (TILE, else RESIZE_NEAREST_NEIGHBOR).
 3. Operators that change nothing are taken out: a resize to the same size, a requantisation to the
    same scale, a transposition that keeps the order.
+4. Paddings get the form that the target takes (`edgec_compiler.convert.paddings`): 32 bits, and PAD
+   for a PADV2 that pads with the zero point.
 
 Left alone: whatever would change a rounding, the model's inputs and outputs, or its interface.
 """
@@ -18,6 +20,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from edgec_compiler import tflite
+from edgec_compiler.convert.paddings import narrow_paddings, pad_with_zero_point
 from edgec_compiler.errors import UsageError
 from edgec_compiler.importers.tflite_quantisation import repair
 from edgec_compiler.mapping.opening import read_bytes
@@ -58,7 +61,7 @@ def rewrite(payload: bytes, profile: Profile, origin: str) -> Rewriting:
     done: list[str] = []
     dropped: list[str] = []
     proven = 0
-    for fix in (_quantisation, _single_pixels(profile), _identities):
+    for fix in (_quantisation, _single_pixels(profile), _identities, *_paddings(profile)):
         candidate = tflite.parse(payload, origin)
         told = fix(candidate)
         if not told:
@@ -85,6 +88,14 @@ def _quantisation(model: Model) -> list[str]:
     return list(repair(model, "the model"))
 
 
+def _paddings(profile: Profile) -> list[Callable[[Model], list[str]]]:
+    """Return the fixes of paddings; a target that takes PADV2 needs none."""
+    support = profile.support
+    known = None if support is None else support.operators.get("PADV2")
+    strict = support is not None and (known is None or not known.supported)
+    return [narrow_paddings, pad_with_zero_point] if strict else []
+
+
 def _single_pixels(profile: Profile) -> Callable[[Model], list[str]]:
     support = profile.support
     taken = support is None or "TILE" in support.operators
@@ -100,7 +111,7 @@ def _single_pixels(profile: Profile) -> Callable[[Model], list[str]]:
             sizes = _shape(old), _shape(new)
             if [len(one) for one in sizes] != [4, 4] or sizes[0][1:3] != [1, 1]:
                 continue
-            if sizes[1][1:3] == [1, 1] or not _same_quantization(old, new):
+            if sizes[1][1:3] == [1, 1] or tflite.quantisation(old) != tflite.quantisation(new):
                 continue
             op = repeat(model, operator, sizes[1])
             told.append(
@@ -113,18 +124,20 @@ def _single_pixels(profile: Profile) -> Callable[[Model], list[str]]:
 
 
 def _to_tile(model: Model, operator: Any, shape: list[int]) -> str:
-    operator.opcodeIndex = _code(model, schema.BuiltinOperator.TILE, 1)
+    operator.opcodeIndex = tflite.operator_code(model, schema.BuiltinOperator.TILE, 1)
     operator.builtinOptionsType = schema.BuiltinOptions.TileOptions
     operator.builtinOptions = schema.TileOptionsT()
     repeats = np.array([1, shape[1], shape[2], 1], np.int32)
-    operator.inputs = [operator.inputs[0], _constant(model, repeats)]
+    operator.inputs = [operator.inputs[0], tflite.add_integers(model, repeats)]
     return "TILE"
 
 
 def _to_nearest(model: Model, operator: Any, shape: list[int]) -> str:
     old = model.subgraphs[0].tensors[operator.inputs[0]]
     version = 2 if tflite.type_name(old) == "int8" else 1
-    operator.opcodeIndex = _code(model, schema.BuiltinOperator.RESIZE_NEAREST_NEIGHBOR, version)
+    operator.opcodeIndex = tflite.operator_code(
+        model, schema.BuiltinOperator.RESIZE_NEAREST_NEIGHBOR, version
+    )
     operator.builtinOptionsType = schema.BuiltinOptions.ResizeNearestNeighborOptions
     operator.builtinOptions = schema.ResizeNearestNeighborOptionsT()
     return "RESIZE_NEAREST_NEIGHBOR"
@@ -154,7 +167,11 @@ def _changes_nothing(model: Model, operator: Any, op: str) -> bool:
         return False
     graph = model.subgraphs[0]
     old, new = graph.tensors[operator.inputs[0]], graph.tensors[operator.outputs[0]]
-    if old.type != new.type or _shape(old) != _shape(new) or not _same_quantization(old, new):
+    if (
+        old.type != new.type
+        or _shape(old) != _shape(new)
+        or tflite.quantisation(old) != tflite.quantisation(new)
+    ):
         return False
     if op == "TRANSPOSE":
         data = model.buffers[graph.tensors[operator.inputs[1]].buffer].data
@@ -165,43 +182,3 @@ def _changes_nothing(model: Model, operator: Any, op: str) -> bool:
 
 def _shape(tensor: Any) -> list[int]:
     return [int(size) for size in ([] if tensor.shape is None else tensor.shape)]
-
-
-def _same_quantization(one: Any, other: Any) -> bool:
-    def values(tensor: Any) -> tuple[list[float], list[int]]:
-        found = tensor.quantization
-        if found is None:
-            return [], []
-        scale = [] if found.scale is None else [float(value) for value in found.scale]
-        zero = [] if found.zeroPoint is None else [int(value) for value in found.zeroPoint]
-        return scale, zero
-
-    return values(one) == values(other)
-
-
-def _code(model: Model, builtin: int, version: int) -> int:
-    """Return the number of an operator code of at least `version`, added if it is not there."""
-    for index, code in enumerate(model.operatorCodes):
-        if max(code.builtinCode, code.deprecatedBuiltinCode) == builtin and code.version >= version:
-            return index
-    code = schema.OperatorCodeT()
-    code.builtinCode = builtin
-    code.deprecatedBuiltinCode = min(builtin, 127)
-    code.version = version
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1
-
-
-def _constant(model: Model, values: np.ndarray[Any, Any]) -> int:
-    """Add a constant of integers to the main graph; return the tensor's number."""
-    graph = model.subgraphs[0]
-    buffer = schema.BufferT()
-    buffer.data = np.frombuffer(values.tobytes(), np.uint8)
-    model.buffers.append(buffer)
-    tensor = schema.TensorT()
-    tensor.name = f"edgec_constant_{len(graph.tensors)}".encode()
-    tensor.shape = np.array(values.shape, np.int32)
-    tensor.type = schema.TensorType.INT32
-    tensor.buffer = len(model.buffers) - 1
-    graph.tensors.append(tensor)
-    return len(graph.tensors) - 1

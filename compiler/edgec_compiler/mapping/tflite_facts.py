@@ -136,9 +136,28 @@ def facts_of(
     case = _Case(op, given, made, options, values)
     facts: dict[str, Fact] = {"version": version, **options}
     facts |= general_facts([one for one in given if one is not None], made, channel_axis=-1)
-    for find in (_weights, _axes, _resize, _slices, _pads, _transpose, _concatenation, _alpha):
+    finds = (_weights, _axes, _resize, _slices, _pads, _transpose, _tile, _concatenation, _alpha)
+    for find in finds:
         facts |= find(case)
-    return facts
+    return facts | _same_padding(case, facts)
+
+
+def _same_padding(case: _Case, facts: Mapping[str, Fact]) -> dict[str, Fact]:
+    """Return whether a window puts anything around its input: SAME may add nothing, too."""
+    shape = case.shape(0)
+    if case.options.get("padding") == "valid":
+        return {"pads": False}
+    if case.options.get("padding") != "same" or shape is None or len(shape) != 4:
+        return {}
+    missing = []
+    for side, size in zip("hw", shape[1:3], strict=True):
+        kernel, stride = facts.get(f"kernel_{side}"), facts.get(f"stride_{side}")
+        dilation = facts.get(f"dilation_{side}", 1)
+        if type(kernel) is not int or type(stride) is not int or type(dilation) is not int:
+            return {}
+        reach = (kernel - 1) * dilation + 1
+        missing.append((-(-size // max(stride, 1)) - 1) * stride + reach - size)
+    return {"pads": max(missing) > 0}
 
 
 def _weights(case: _Case) -> dict[str, Fact]:
@@ -151,7 +170,17 @@ def _weights(case: _Case) -> dict[str, Fact]:
     facts: dict[str, Fact] = {"weights_constant": weights.constant, "weights_dtype": weights.dtype}
     if weights.shape is not None and len(weights.shape) == 4:
         facts |= {"kernel_h": weights.shape[1], "kernel_w": weights.shape[2]}
-    return facts
+    return facts | _dilation(case, facts)
+
+
+def _dilation(case: _Case, facts: Mapping[str, Fact]) -> dict[str, Fact]:
+    """Return the dilations that have an effect: along a kernel of 1 that is the other one."""
+    height, width = case.options.get("dilation_h"), case.options.get("dilation_w")
+    if height is None or width is None:
+        return {}
+    if facts.get("kernel_h") == 1:
+        return {"dilation_h": width}
+    return {"dilation_w": height} if facts.get("kernel_w") == 1 else {}
 
 
 def _axes(case: _Case) -> dict[str, Fact]:
@@ -199,9 +228,10 @@ def _slices(case: _Case) -> dict[str, Fact]:
 def _pads(case: _Case) -> dict[str, Fact]:
     if case.op not in ("PAD", "PADV2", "MIRROR_PAD") or 1 not in case.values:
         return {}
-    pads = case.values[1]
+    pads, paddings = case.values[1], case.given[1]
     padded = tuple(i for i in range(len(pads) // 2) if pads[2 * i] or pads[2 * i + 1])
-    return {"axes": padded}
+    facts: dict[str, Fact] = {"axes": padded}
+    return facts if paddings is None else facts | {"paddings_dtype": paddings.dtype}
 
 
 def _transpose(case: _Case) -> dict[str, Fact]:
@@ -209,6 +239,12 @@ def _transpose(case: _Case) -> dict[str, Fact]:
         return {}
     order = case.values[1]
     return {"permutation": order, "moves_batch": bool(order) and order[0] != 0}
+
+
+def _tile(case: _Case) -> dict[str, Fact]:
+    if case.op != "TILE" or not case.values.get(1):
+        return {}
+    return {"repeats_batch": case.values[1][0] != 1}
 
 
 def _concatenation(case: _Case) -> dict[str, Fact]:

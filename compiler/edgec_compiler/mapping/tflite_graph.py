@@ -50,6 +50,7 @@ class _Reader:
         self._codes = [self._code(table) for table in file.tables(root, 1)]
         self._graphs = file.tables(root, 2)
         self._buffers = file.tables(root, 4)
+        self._read: dict[int, tuple[int, ...]] = {}
 
     def graph(self) -> ModelGraph:
         if not self._graphs:
@@ -93,7 +94,7 @@ class _Reader:
         if buffer is None:
             return False
         file = self._file
-        return file.length(buffer, 0) > 0 or file.integer(buffer, 2, "<Q", 0) > 0
+        return not file.is_empty(buffer, 0) or file.integer(buffer, 2, "<Q", 0) > 0
 
     def _data(self, tensor: int) -> bytes:
         buffer = self._buffer(tensor)
@@ -134,8 +135,14 @@ class _Reader:
     def _values(self, tensor: Tensor, index: int) -> tuple[int, ...]:
         """Return the values of a small constant of integers; all zero or not is enough for others.
 
-        A constant that is no list of 32- or 64-bit integers gives its bytes.
+        A constant that is no list of 32- or 64-bit integers gives its bytes. Each is read once: the
+        weights of a recurrent layer that is written out belong to hundreds of operators.
         """
+        if index not in self._read:
+            self._read[index] = self._unpacked(tensor, index)
+        return self._read[index]
+
+    def _unpacked(self, tensor: Tensor, index: int) -> tuple[int, ...]:
         data = self._data(self._tensor_tables[index])
         form = {"int32": "i", "int64": "q"}.get(tensor.dtype, "B")
         count = len(data) // struct.calcsize(f"<{form}")

@@ -36,11 +36,6 @@ class VendorResult:
     mapping: OperatorMapping | None  # where the result tells
 
 
-def is_installed(tool: Tool) -> bool:
-    """Return whether the program is on PATH."""
-    return tool.program is not None and shutil.which(tool.program) is not None
-
-
 def absence(profile: Profile, tool: Tool) -> str:
     """Return what it means that the program is not there, in a sentence or two."""
     how = f" Get it: {tool.get}." if tool.get else ""

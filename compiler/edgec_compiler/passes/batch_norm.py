@@ -3,9 +3,9 @@
 With y = (W x + b - mean) * g + beta and g = gamma / sqrt(var + eps): W' = W g, b' = (b - mean) g +
 beta, per output channel (Jacob et al. 2018, arXiv:1712.05877, section 3.2).
 
-Folded: convolutions (1-D to 3-D, any groups) and linear layers with constant weights whose result
-only the normalisation reads.
-Left alone: transposed convolutions, and a normalisation after anything else, which stays.
+Folded: convolutions (1-D to 3-D, any groups), transposed ones of one group and linear layers with
+constant weights whose result only the normalisation reads.
+Left alone: a normalisation after anything else, and of another axis than the layer's channels.
 """
 
 from typing import Any
@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from edgec_compiler.passes.graph import held, hold, is_call, replace
+from edgec_compiler.passes.graph import held, is_call, replace, shape_of
+from edgec_compiler.passes.scaling import layer_of
 
 _A = torch.ops.aten
-_LAYERS = (_A.conv1d.default, _A.conv2d.default, _A.conv3d.default, _A.linear.default)
 _NORMS = (_A.batch_norm.default, _A._native_batch_norm_legit_no_training.default)
 
 
@@ -36,30 +36,25 @@ def count(graph: fx.GraphModule) -> int:
 def _is_foldable(graph: fx.GraphModule, norm: fx.Node) -> bool:
     if not is_call(norm, _NORMS[0]):
         return False
-    layer = norm.args[0]
-    if not is_call(layer, *_LAYERS) or not isinstance(layer, fx.Node) or len(layer.users) != 1:
+    layer = layer_of(graph, norm.args[0])
+    if layer is None or len(layer.node.users) != 1:
         return False
     if len(norm.args) > 5 and norm.args[5]:  # training
         return False
-    bias = layer.args[2] if len(layer.args) > 2 else None
-    constant = held(graph, layer.args[1]) is not None
-    constant = constant and (bias is None or held(graph, bias) is not None)
-    return constant and all(held(graph, a) is not None for a in norm.args[3:5])
+    if layer.channels == -1 and len(shape_of(layer.node) or ()) != 2:
+        return False  # it normalises axis 1; the linear layer's channels are the last
+    return all(held(graph, a) is not None for a in norm.args[3:5])
 
 
 def _fold_one(graph: fx.GraphModule, norm: fx.Node) -> None:
-    layer: Any = norm.args[0]
+    layer = layer_of(graph, norm.args[0])
     gamma, beta, mean, variance = (held(graph, a) for a in norm.args[1:5])
-    weight, bias = held(graph, layer.args[1]), held(graph, (*layer.args, None)[2])
-    assert weight is not None and mean is not None and variance is not None  # noqa: S101, PT018
+    assert layer is not None and mean is not None and variance is not None  # noqa: S101, PT018
     eps: Any = norm.args[7] if len(norm.args) > 7 else 1e-5
     gain = torch.rsqrt(variance.double() + eps)
     gain = gain if gamma is None else gain * gamma.double()
-    start = -mean.double() if bias is None else bias.double() - mean.double()
+    start = -mean.double() if layer.bias is None else layer.bias.double() - mean.double()
     offset = start * gain if beta is None else start * gain + beta.double()
-    shaped = gain.reshape(-1, *[1] * (weight.dim() - 1))
-    folded = hold(graph, (weight.double() * shaped).to(weight.dtype), layer)
-    shift = hold(graph, offset.to(weight.dtype), layer)
-    layer.args = (layer.args[0], folded, shift, *layer.args[3:])
-    replace(norm, layer)
+    layer.set(graph, layer.weight.double() * layer.per_output(gain), offset)
+    replace(norm, layer.node)
     graph.graph.erase_node(norm)

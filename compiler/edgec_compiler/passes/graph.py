@@ -4,14 +4,30 @@
 result is checked.
 """
 
+import warnings
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from edgec_compiler.errors import ConversionError
+from edgec_compiler.passes.mutations import without_mutations
 
 Example = tuple[torch.Tensor, ...]
+_A = torch.ops.aten
+# torch has two names for these; Keras calls the longer ones, passes know the shorter.
+_SYNONYMS = {
+    _A.subtract.Tensor: _A.sub.Tensor,
+    _A.multiply.Tensor: _A.mul.Tensor,
+    _A.divide.Tensor: _A.div.Tensor,
+    _A.true_divide.Tensor: _A.div.Tensor,
+    _A.negative.default: _A.neg.default,
+    _A.absolute.default: _A.abs.default,
+    _A.clip.default: _A.clamp.default,
+    _A.concat.default: _A.cat.default,
+    _A.concatenate.default: _A.cat.default,
+}
 
 
 def capture(module: nn.Module, example: Example) -> fx.GraphModule:
@@ -22,7 +38,7 @@ def capture(module: nn.Module, example: Example) -> fx.GraphModule:
     """
     try:
         with torch.no_grad():
-            program = torch.export.export(module, example)
+            program = without_mutations(torch.export.export(module, example))
     except Exception as error:  # torch.export's errors share no base class
         reason = str(error).strip().partition("\n")[0][:300]
         raise ConversionError(
@@ -31,7 +47,17 @@ def capture(module: nn.Module, example: Example) -> fx.GraphModule:
     graph = program.module(check_guards=False)
     if not isinstance(graph, fx.GraphModule):
         raise TypeError(f"expected a GraphModule, got {type(graph).__name__}")
+    for node in graph.graph.nodes:
+        node.target = _SYNONYMS.get(node.target, node.target)
+    graph.recompile()
     return graph
+
+
+def copied(graph: fx.GraphModule) -> fx.GraphModule:
+    """Return a copy of `graph` that can be changed by itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch copies a graph by means that it deprecates
+        return deepcopy(graph)
 
 
 class _Observer(fx.Interpreter):
@@ -70,13 +96,17 @@ def held(graph: fx.GraphModule, node: Any) -> torch.Tensor | None:
 
 
 def hold(graph: fx.GraphModule, tensor: torch.Tensor, near: fx.Node) -> fx.Node:
-    """Return a new get_attr node before `near` that reads `tensor`, a parameter if it is float."""
+    """Return a new get_attr node before `near` that reads `tensor`, a parameter if it is float.
+
+    Its values lie in the order of its axes: litert-torch reads some weights as if they did.
+    """
+    tensor = tensor.contiguous()
     number = 0
     while hasattr(graph, f"folded_{number}"):
         number += 1
     name = f"folded_{number}"
     if tensor.is_floating_point():
-        graph.register_parameter(name, nn.Parameter(tensor.clone()))
+        graph.register_parameter(name, nn.Parameter(tensor.clone(), requires_grad=False))
     else:
         graph.register_buffer(name, tensor.clone())
     with graph.graph.inserting_before(near):

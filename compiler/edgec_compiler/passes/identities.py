@@ -1,14 +1,18 @@
 """Removes operators that return their input.
 
 Removed: dropout, detach, clone, alias, contiguous, copies to the same dtype, reshapes, views,
-expands and slices that keep the shape, permutations in order, assertions of torch.export.
+expands and slices that keep the shape, permutations in order, assertions of torch.export, times or
+through 1, plus or minus 0, a concatenation of one; and a reshape that only another one reads.
 Left alone: an operator whose input is the graph's own input or constant and whose value is
 returned, since an output may not be an input.
 """
 
+from typing import Any
+
 import torch
 from torch import fx
 
+from edgec_compiler.passes.arithmetic import ADD, DIV, MUL, SUB, number_of
 from edgec_compiler.passes.graph import is_call, replace, shape_of
 
 _A = torch.ops.aten
@@ -38,25 +42,79 @@ _SAME_DTYPE = (
 _ASSERTIONS = (_A._assert_tensor_metadata.default,)
 
 
+_RESHAPES = (_A.view.default, _A.reshape.default)
+_NEUTRAL: dict[Any, float] = {
+    **dict.fromkeys((*MUL, *DIV), 1.0),
+    **dict.fromkeys((*ADD, *SUB), 0.0),
+}
+
+
 def drop(graph: fx.GraphModule) -> int:
     """Remove identities in place; return how many."""
-    found = [node for node in graph.graph.nodes if _is_identity(node)]
-    for node in found:
-        replace(node, node.args[0])
-        graph.graph.erase_node(node)
+    found = 0
+    for node in list(graph.graph.nodes):
+        source = _source(graph, node)
+        if source is not None:
+            replace(node, source)
+            graph.graph.erase_node(node)
+            found += 1
+        elif _is_reshaped_again(node):
+            inner: Any = node.args[0]
+            node.args = (inner.args[0], *node.args[1:])
+            graph.graph.erase_node(inner)
+            found += 1
     assertions = [node for node in graph.graph.nodes if is_call(node, *_ASSERTIONS)]
     for node in assertions:
         graph.graph.erase_node(node)
-    return len(found) + len(assertions)
+    return found + len(assertions)
 
 
 def count(graph: fx.GraphModule) -> int:
     """Return how many identities there are."""
-    return sum(_is_identity(n) or is_call(n, *_ASSERTIONS) for n in graph.graph.nodes)
+    return sum(
+        _source(graph, n) is not None or _is_reshaped_again(n) or is_call(n, *_ASSERTIONS)
+        for n in graph.graph.nodes
+    )
+
+
+def _is_reshaped_again(node: fx.Node) -> bool:
+    inner = node.args[0] if node.args else None
+    return (
+        is_call(node, *_RESHAPES)
+        and is_call(inner, *_RESHAPES)
+        and set(inner.users if isinstance(inner, fx.Node) else ()) == {node}
+    )
+
+
+def _source(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """Return what `node` returns unchanged, or None."""
+    if node.op != "call_function" or not node.args:
+        return None
+    first: Any = node.args[0]
+    if is_call(node, _A.cat.default) and len(first) == 1:
+        return first[0] if _may_stand_in(node, first[0]) else None
+    neutral = _NEUTRAL.get(node.target)
+    if neutral is not None and len(node.args) == 2 and not node.kwargs:
+        pairs = [(first, node.args[1])]
+        pairs += [] if is_call(node, *SUB, *DIV) else [(node.args[1], first)]
+        for x, other in pairs:
+            if number_of(graph, other) == neutral and _may_stand_in(node, x):
+                return x if isinstance(x, fx.Node) else None
+        return None
+    return first if isinstance(first, fx.Node) and _is_identity(node) else None
+
+
+def _may_stand_in(node: fx.Node, source: Any) -> bool:
+    """Return whether `source` has the same shape and type, and may be an output if need be."""
+    if not isinstance(source, fx.Node) or shape_of(source) != shape_of(node):
+        return False
+    returned = any(user.op == "output" for user in node.users)
+    alike = shape_of(node) is not None and source.meta.get("dtype") == node.meta.get("dtype")
+    return alike and (source.op == "call_function" or not returned)
 
 
 def _is_identity(node: fx.Node) -> bool:
-    source = node.args[0] if node.op == "call_function" and node.args else None
+    source = node.args[0]
     if not isinstance(source, fx.Node) or shape_of(node) is None:
         return False
     returned = any(user.op == "output" for user in node.users)

@@ -1,17 +1,32 @@
 """The graph passes, in order, on one page; and the check after each of them.
 
 A pass changes a captured graph in place. After every pass the graph must be well-formed, compute
-what it computed before, and keep the pass's own promise; a failure names the pass.
+what it computed before, and keep the pass's own promise; a failure names the pass. What a graph
+computes is seen on an example, and on the same one with signs, since an example has none: many a
+wrong rewrite is right for what is positive.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import fx
 
 from edgec_compiler.errors import PassError
-from edgec_compiler.passes import batch_norm, constants, fusions, identities
+from edgec_compiler.passes import (
+    batch_norm,
+    channel_last,
+    constants,
+    fusions,
+    identities,
+    paddings,
+    pools,
+    repeats,
+    scaling,
+    transposes,
+)
 from edgec_compiler.passes.graph import Example, observe
 
 TOLERANCE = 1e-4  # of the largest output value: what reordering float32 sums may cost
@@ -26,13 +41,37 @@ class Pass:
     remaining: Callable[[fx.GraphModule], int]
 
 
+def _fusing(name: str, match: fusions.Match) -> Pass:
+    return Pass(name, partial(fusions.fuse, match=match), partial(fusions.count, match=match))
+
+
 PASSES: tuple[Pass, ...] = (
     Pass("drop-identities", identities.drop, identities.count),
     Pass("fold-constants", constants.fold, constants.count),
-    Pass("fuse-gelu", fusions.fuse_gelu, fusions.count_gelu),
-    Pass("mean-to-pool", fusions.mean_to_pool, fusions.count_mean),
+    Pass("fuse-gelu", fusions.fuse_gelu, partial(fusions.count, match=fusions.gelu)),
+    _fusing("fuse-hard-swish", fusions.hard_swish),
+    _fusing("fuse-hard-sigmoid", fusions.hard_sigmoid),
+    _fusing("fuse-hard-swish-again", fusions.hard_swish),
+    _fusing("fuse-softmax", fusions.softmax),
+    _fusing("fuse-layer-norm", fusions.layer_norm),
+    Pass("resize-by-repeat", repeats.resize, repeats.count),
+    Pass("merge-transposes", transposes.merge, transposes.count),
+    Pass("reduce-by-pool", pools.reduce_by_pool, pools.count_reductions),
+    Pass("fold-padding", paddings.fold, paddings.count),
     Pass("fold-batch-norm", batch_norm.fold, batch_norm.count),
+    Pass("fold-scales", scaling.fold, scaling.count),
+    Pass("fold-batch-norm-again", batch_norm.fold, batch_norm.count),
     Pass("fold-constants-again", constants.fold, constants.count),
+    Pass("drop-identities-again", identities.drop, identities.count),
+    Pass("merge-transposes-again", transposes.merge, transposes.count),
+)
+
+# Behind them, for TFLite alone, whose runtimes and accelerators lack what others have.
+TFLITE_PASSES: tuple[Pass, ...] = (
+    Pass("convolve-shuffles", channel_last.convolve_shuffles, channel_last.count_shuffles),
+    Pass("write-prelus", channel_last.write_prelus, channel_last.count_prelus),
+    Pass("turn-differences", channel_last.turn_differences, channel_last.count_differences),
+    Pass("zero-padded-maxima", pools.pad_maxima_with_zeros, pools.count_padded_maxima),
 )
 
 
@@ -42,23 +81,51 @@ def run_passes(
     """Run `passes` over `graph` in place; return how many places each rewrote.
 
     Raises:
-        PassError: a pass broke the graph, changed what it computes, or its promise.
+        PassError: a pass broke the graph, changed what it computes, or its promise, or failed.
     """
+    signed = _seen_signed(graph, example)
     before = observe(graph, example)
     changed = {}
     for one in passes:
-        changed[one.name] = one.run(graph)
-        _tidy(graph)
         try:
+            changed[one.name] = one.run(graph)
+            _tidy(graph)
             graph.graph.lint()
-        except RuntimeError as error:
-            raise PassError(one.name, f"left a malformed graph: {error}") from error
-        after = observe(graph, example)
-        _check_same(one, before, after)
-        left = one.remaining(graph)
+            problems = [_difference(before, observe(graph, example))]
+            if changed[one.name]:
+                problems.append(_signed_difference(graph, signed))
+            left = one.remaining(graph)
+        except Exception as error:  # a pass is code that may meet any graph: say which one it was
+            reason = " ".join(str(error).split())[:300]
+            raise PassError(one.name, f"failed: {type(error).__name__}: {reason}") from error
+        for problem in filter(None, problems):
+            raise PassError(one.name, problem)
         if left:
             raise PassError(one.name, f"left {left} places that it should rewrite")
     return changed
+
+
+def _seen_signed(graph: fx.GraphModule, example: Example) -> list[tuple[Example, Example]]:
+    """Return two inputs with floats in -1..1 and their outputs, for an example in 0..1.
+
+    Left out are those that the model cannot take: floats may be indices, too.
+    """
+    seen = []
+    for sign in (1, -1):
+        given = tuple(sign * (2 * x - 1) if x.is_floating_point() else x for x in example)
+        with suppress(RuntimeError, IndexError):
+            seen.append((given, observe(graph, given)))
+    return seen
+
+
+def _signed_difference(graph: fx.GraphModule, seen: list[tuple[Example, Example]]) -> str | None:
+    """Return what changed if it did for every input: one may fall on the step of a rounding."""
+    problem = None
+    for given, before in seen:
+        problem = _difference(before, observe(graph, given))
+        if problem is None:
+            return None
+    return None if problem is None else f"{problem}, for inputs below zero"
 
 
 def _tidy(graph: fx.GraphModule) -> None:
@@ -73,17 +140,17 @@ def _tidy(graph: fx.GraphModule) -> None:
     graph.recompile()
 
 
-def _check_same(
-    one: Pass, before: tuple[torch.Tensor, ...], after: tuple[torch.Tensor, ...]
-) -> None:
+def _difference(before: Example, after: Example) -> str | None:
+    """Return how outputs differ from what they were, or None."""
     if [t.shape for t in before] != [t.shape for t in after]:
-        raise PassError(one.name, "changed the outputs' shapes")
+        return "changed the outputs' shapes"
     for old, new in zip(before, after, strict=True):
         if not old.is_floating_point():
             if not torch.equal(old, new):
-                raise PassError(one.name, "changed an integer output")
+                return "changed an integer output"
             continue
         scale = max(float(old.abs().max()), 1e-6) if old.numel() else 1.0
         error = float((old - new).abs().max()) if old.numel() else 0.0
         if not error <= TOLERANCE * scale and torch.isfinite(old).all():
-            raise PassError(one.name, f"changed an output by {error:.3g} (largest {scale:.3g})")
+            return f"changed an output by {error:.3g} (largest {scale:.3g})"
+    return None

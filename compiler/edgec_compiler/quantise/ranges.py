@@ -1,104 +1,105 @@
-"""Ranges of activations: the true least and greatest value of every tensor over all samples.
+"""What calibration sees of every activation of a float form, and the ranges that follow.
 
-Samples stream through one at a time, so memory does not grow with the data. Only activations are
-observed: a range for a weight tensor would make ai-edge-quantizer quantise it per tensor.
+Samples stream through one at a time and each tensor keeps two numbers and, for the methods that
+clip, one histogram: memory does not grow with the data. Only activations are observed: a range for
+a weight tensor would make ai-edge-quantizer quantise it per tensor.
 """
 
-import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
 
 from edgec_compiler import tflite
 from edgec_compiler.errors import ConversionError
+from edgec_compiler.quantise.activations import (
+    Feeds,
+    Results,
+    onnx_activations,
+    tflite_activations,
+)
+from edgec_compiler.quantise.clipping import Range, Scheme, Seen, clipped
+from edgec_compiler.quantise.histogram import Histogram
+from edgec_compiler.quantise.layers import onnx_layers, tflite_layers
 from edgec_runtime.session import Array
-
-Feeds = Mapping[str, Array]  # one sample: model input -> [1, ...]
 
 
 @dataclass(slots=True)
-class MinMax:
-    """The range of every tensor seen so far."""
+class Observations:
+    """What was seen of every tensor so far. `labels` are what people call tensors."""
 
-    ranges: dict[str, tuple[float, float]]
+    histograms: bool
+    labels: Mapping[str, str] = field(default_factory=dict)
+    seen: dict[str, Seen] = field(default_factory=dict)
+    samples: int = 0  # whole ones, before the one that is under way
 
     def add(self, name: str, values: Array) -> None:
-        """Widen the range of `name` to hold `values`. Raises ConversionError for nan and inf."""
+        """Note `values` of tensor `name`. Raises ConversionError for nan and inf."""
         if values.size == 0:
             return
         low, high = float(values.min()), float(values.max())
         if not (np.isfinite(low) and np.isfinite(high)):
-            raise ConversionError(f"calibration makes tensor '{name}' {low} to {high}")
-        before = self.ranges.get(name, (low, high))
-        self.ranges[name] = (min(before[0], low), max(before[1], high))
+            raise ConversionError(self._not_finite(name, low, high))
+        found = self.seen.get(name)
+        if found is None:
+            found = Seen(low, high, Histogram() if self.histograms else None)
+            self.seen[name] = found
+        found.low, found.high = min(found.low, low), max(found.high, high)
+        if found.histogram is not None:
+            found.histogram.add(values, max(high, -low))
 
+    def ranges(self, method: str, scheme: Scheme) -> dict[str, Range]:
+        """Return the range of every tensor by `method`, one of `recipe.METHODS`."""
+        return {name: clipped(seen, method, scheme) for name, seen in self.seen.items()}
 
-def observe_tflite(payload: bytes, samples: Iterable[Feeds]) -> dict[str, tuple[float, float]]:
-    """Return the range of every float activation of a float TFLite model, by tensor name."""
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-    constants = tflite.constant_names(tflite.parse(payload, "the float model"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # keeping all tensors is what we are here for
-        interpreter = Interpreter(
-            model_content=payload,
-            experimental_preserve_all_tensors=True,
-            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    def _not_finite(self, name: str, low: float, high: float) -> str:
+        what = self.labels.get(name, f"tensor '{name}'")
+        value = "nan" if np.isnan(low) else f"{low if np.isinf(low) else high:g}"
+        return (
+            f"calibration: sample {self.samples + 1} makes {what} {value}: the model overflows on "
+            "it, or the sample itself is not finite. Check --calibration and --preprocessing"
         )
-    interpreter.allocate_tensors()
-    inputs = {details["name"]: details["index"] for details in interpreter.get_input_details()}
-    watched = [
-        (details["name"], details["index"])
-        for details in interpreter.get_tensor_details()
-        if details["dtype"] == np.float32 and details["name"] not in constants
-    ]
-    seen = MinMax({})
-    for sample in samples:
-        for name, value in sample.items():
-            interpreter.set_tensor(inputs[name], value)
-        interpreter.invoke()
-        for name, index in watched:
-            try:
-                value = interpreter.get_tensor(index)
-            except ValueError:
-                continue  # a temporary of a kernel, without data
-            seen.add(name, value)
-    return seen.ranges
+
+    def over(self, samples: Iterable[Results]) -> "Observations":
+        """Note what all samples made and return self.
+
+        Raises:
+            ConversionError: there was no sample, or a value is nan or infinite.
+        """
+        for results in samples:
+            for name, values in results:
+                self.add(name, values)
+            self.samples += 1
+        if self.samples == 0:
+            raise ConversionError("calibration: the data has no samples")
+        return self
+
+
+def observe_tflite(
+    payload: bytes, samples: Iterable[Feeds], *, histograms: bool = False
+) -> Observations:
+    """Return what the samples make of every float activation of a float TFLite model.
+
+    Raises:
+        ConversionError: there are no samples, or one of them makes a tensor nan or infinite.
+    """
+    graph = tflite.parse(payload, "the float model").subgraphs[0]
+    names = [tflite.tensor_name(graph.tensors[index]) for index in graph.inputs]
+    labels = {layer.output: f"the output of {layer.name}" for layer in tflite_layers(payload)}
+    numbered = {name: f"input {number + 1}" for number, name in enumerate(names)}
+    found = Observations(histograms, labels | numbered)
+    return found.over(tflite_activations(payload, samples))
 
 
 def observe_onnx(
-    model: onnx.ModelProto, samples: Iterable[Feeds]
-) -> dict[str, tuple[float, float]]:
-    """Return the range of every float activation of a float ONNX model, by tensor name."""
-    import onnxruntime
+    model: onnx.ModelProto, samples: Iterable[Feeds], *, histograms: bool = False
+) -> Observations:
+    """Return what the samples make of every float activation of a float ONNX model.
 
-    watched = _with_all_outputs(model)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(
-        watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs() if output.type == "tensor(float)"]
-    floats = {i.name for i in session.get_inputs() if i.type == "tensor(float)"}
-    seen = MinMax({})
-    for sample in samples:
-        for name in floats:
-            seen.add(name, sample[name])
-        for name, value in zip(names, session.run(names, dict(sample)), strict=True):
-            seen.add(name, value)
-    return seen.ranges
-
-
-def _with_all_outputs(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of `model` that puts out every operator's result."""
-    copy = onnx.shape_inference.infer_shapes(model)
-    known = {value.name: value for value in copy.graph.value_info}
-    already = {value.name for value in copy.graph.output}
-    for node in copy.graph.node:
-        for name in node.output:
-            if name and name not in already and name in known:
-                copy.graph.output.append(known[name])
-    return copy
+    Raises:
+        ConversionError: there are no samples, or one of them makes a tensor nan or infinite.
+    """
+    labels = {layer.output: f"the output of {layer.name}" for layer in onnx_layers(model)}
+    named = {one.name: f"input '{one.name}'" for one in model.graph.input}
+    return Observations(histograms, labels | named).over(onnx_activations(model, samples))

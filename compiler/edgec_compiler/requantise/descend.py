@@ -8,7 +8,8 @@ over integers. One column after the other takes its best integer while all other
 whatever error a kept old value leaves is made up for by the other weights of its row, which is what
 GPTQ and SparseGPT do once from left to right (arXiv:2210.17323, 2301.00774). Here every column
 sees every other, earlier ones too, several times, starting from ordinary rounding, and the sum
-above never grows.
+above never grows. A weight that is exactly zero stays zero: pruning has put it there, and rows of
+zeros compress better than anything that is kept.
 """
 
 import numpy as np
@@ -32,7 +33,7 @@ def descend(
     """Return integers [G, R, K] for every weight.
 
     Args:
-        wanted: [G, R, K], real weights in steps of the new grid.
+        wanted: [G, R, K], real weights in steps of the new grid; 0 stays 0.
         deployed: [G, R, K], integers of the old model.
         hessian: [G, K, K], positive definite.
         weight: [G, R], what a squared step of a row's output error counts, > 0.
@@ -42,10 +43,11 @@ def descend(
         sweeps: at most that often over all columns; 0 gives ordinary rounding, each weight by
             itself.
     """
-    old = np.clip(_turned(deployed), -limit, limit)
+    target = _turned(wanted)
+    pruned = target == 0
+    old = np.where(pruned, np.float32(0), np.clip(_turned(deployed), -limit, limit))
     if np.isinf(price):
         return _turned(old).astype(np.int8)
-    target = _turned(wanted)
     q = np.clip(np.rint(target), -limit, limit)
     slope: Singles = np.matmul(
         hessian, q - target, dtype=np.float32
@@ -53,7 +55,7 @@ def descend(
     curve = np.einsum("gkk->gk", hessian)
     scaled = weight.astype(np.float32)
     for _ in range(sweeps):
-        if not _sweep(q, old, slope, hessian, curve, scaled, price, limit):
+        if not _sweep(q, old, pruned, slope, hessian, curve, scaled, price, limit):
             break
     return _turned(q).astype(np.int8)
 
@@ -61,6 +63,7 @@ def descend(
 def _sweep(
     q: Singles,
     old: Singles,
+    pruned: Array,
     slope: Singles,
     hessian: Singles,
     curve: Singles,
@@ -77,7 +80,8 @@ def _sweep(
             best = q[:, j] - slope[:, j] / curve[:, j, None]
             near = np.clip(np.rint(best), -limit, limit)
             gain = np.square(old[:, j] - best) - np.square(near - best)
-            made = np.where(weight * curve[:, j, None] * gain <= price, old[:, j], near)
+            kept = pruned[:, j] | (weight * curve[:, j, None] * gain <= price)
+            made = np.where(kept, old[:, j], near)
             move = made - q[:, j]
             if move.any():
                 changed = True

@@ -37,7 +37,7 @@ def rebase_tflite(
 ) -> Rebased:
     """Return the int8 TFLite file `ordinary`, as the quantiser made it, near the deployed one."""
     try:
-        deployed = TfliteLayers(request.base.payload).layers
+        deployed = TfliteLayers(request.base.payload)
     except ModelFileError as error:
         raise UsageError(f"--delta-base: {error}") from error
     wanted = Wanted(
@@ -47,7 +47,8 @@ def rebase_tflite(
         request.accept,
     )
     model = TfliteModel(forms.tflite().payload, ordinary)
-    return rebase(model, deployed, _data(forms, request, forms.tflite_feeds), wanted)
+    data = _data(forms, request, forms.tflite_feeds)
+    return rebase(model, deployed.layers, data, wanted, partial(model.with_ranges_of, deployed))
 
 
 def rebase_onnx(
@@ -55,12 +56,13 @@ def rebase_onnx(
 ) -> Rebased:
     """Return the Q/DQ model `ordinary` of the float model `exact` near the deployed one."""
     try:
-        deployed = OnnxLayers(onnx.load_from_string(request.base.payload)).layers
+        deployed = OnnxLayers(onnx.load_from_string(request.base.payload))
     except Exception as error:  # protobuf's errors share no base class
         raise UsageError("--delta-base: a damaged ONNX file") from error
     wanted = Wanted(request.base, request.budget, bytes, request.accept)
     data = _data(forms, request, forms.onnx_feeds)
-    return rebase(OnnxModel(exact, ordinary), deployed, data, wanted)
+    model = OnnxModel(exact, ordinary)
+    return rebase(model, deployed.layers, data, wanted, partial(model.with_ranges_of, deployed))
 
 
 def _data(forms: Forms, request: Request, feeder: Feeder) -> Data:

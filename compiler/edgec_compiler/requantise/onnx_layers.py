@@ -24,6 +24,7 @@ from edgec_compiler.requantise.layer import (
     Values,
     Window,
 )
+from edgec_compiler.requantise.ranges import Range, kept, rescaled
 
 _OPS = ("Conv", "Gemm", "MatMul")
 
@@ -168,6 +169,44 @@ class OnnxLayers:
         found: Array = numpy_helper.to_array(self._constants[name])
         return found
 
+    def with_ranges_of(self, deployed: "OnnxLayers", tolerance: float) -> onnx.ModelProto | None:
+        """Return the model with the deployed ranges that are near; None if there are none."""
+        new, old = self._ranges(), deployed._ranges()
+        found = kept(new, old, (), tolerance)
+        if not found:
+            return None
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        for (scale, point), one in found.items():
+            _set(constants[scale], np.array(one.scale, np.float32))
+            _set(constants[point], np.array(one.point, one.dtype))
+        moved = {scale: one.scale for (scale, _), one in found.items()}
+        for layer, site, _, bias in (one for one in self._found if one is not None):
+            after = moved.get(self._makers[site.node.input[0]].input[1])
+            if after is None or bias is None or layer.bias is None:
+                continue
+            values = rescaled(layer.bias, layer.input_scale, after).astype(np.int32)
+            _set(constants[bias.values], values.reshape(-1))
+            wide = layer.scales.reshape(-1)[: self._array(bias.scale).size]
+            _set(constants[bias.scale], after * wide)
+        return model
+
+    def _ranges(self) -> dict[tuple[str, str], Range]:
+        """Return {(scale, zero point): range} of activations, by names of initializers."""
+        found = {}
+        for node in self._model.graph.node:
+            if node.op_type != "QuantizeLinear" or len(node.input) < 3:
+                continue
+            names = (node.input[1], node.input[2])
+            if not all(name in self._constants for name in names):
+                continue
+            scale, point = (self._array(name) for name in names)
+            if scale.size == point.size == 1 and scale.dtype == np.float32:
+                step, zero = np.float32(scale.reshape(-1)[0]), int(point.reshape(-1)[0])
+                found[names] = Range(step, zero, str(point.dtype))
+        return found
+
     def with_values(self, values: Mapping[int, Values]) -> onnx.ModelProto:
         """Return the model with new constants in the layers that `values` numbers."""
         model = onnx.ModelProto()
@@ -175,9 +214,7 @@ class OnnxLayers:
         constants = {tensor.name: tensor for tensor in model.graph.initializer}
 
         def store(name: str, array: Array) -> None:
-            old = constants[name]
-            shaped = np.ascontiguousarray(array).reshape(tuple(old.dims))
-            old.CopyFrom(numpy_helper.from_array(shaped, name))
+            _set(constants[name], array)
 
         for index, new in values.items():
             found = self._found[index]
@@ -194,6 +231,12 @@ class OnnxLayers:
                 wide = np.broadcast_to(scales, new.bias.size) if shared else scales
                 store(bias.scale, layer.input_scale * wide)
         return model
+
+
+def _set(tensor: onnx.TensorProto, values: Array) -> None:
+    """Give an initializer other values; its shape stays."""
+    shaped = np.ascontiguousarray(values).reshape(tuple(tensor.dims))
+    tensor.CopyFrom(numpy_helper.from_array(shaped, tensor.name))
 
 
 def _float_layer(site: _Site, constants: Mapping[str, Any]) -> FloatLayer | None:
@@ -266,6 +309,11 @@ class OnnxModel:
             if site is not None and site.op == "Gemm" and ends == list(site.node.output):
                 return number
         return None
+
+    def with_ranges_of(self, deployed: OnnxLayers, tolerance: float) -> "OnnxModel | None":
+        """Return it with the deployed ranges that are near; None if there are none."""
+        made = self._quantised.with_ranges_of(deployed, tolerance)
+        return None if made is None else OnnxModel(self._float, made)
 
     def with_values(self, values: Mapping[int, Values]) -> bytes:
         """Return the Q/DQ file with new constants in the layers that `values` numbers."""

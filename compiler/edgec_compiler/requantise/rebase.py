@@ -25,11 +25,14 @@ from edgec_compiler.requantise.layer import (
 from edgec_compiler.requantise.matching import counterparts
 from edgec_compiler.requantise.moments import Curvatures, observe
 from edgec_compiler.requantise.outputs import Feeds, Yardstick, rms
+from edgec_compiler.requantise.ranges import TOLERANCES
 
 _MAX_SAMPLES = 512
 _MAX_SAMPLE_BYTES = 64 << 20  # of the float samples that errors are measured on
 _MAX_CORRECTING = 128
 _FULL_LEVEL = 9
+_WORTH = 0.97  # of the ordinary patch: what saves less is not worth another model
+_SAME_ERROR = 1.02  # squared; the search for lambda makes up for it
 
 
 class Model(search.Model, Protocol):
@@ -71,15 +74,58 @@ class Rebased:
 
 
 def rebase(
-    model: Model, deployed: Sequence[QuantisedLayer | None], data: Data, wanted: Wanted
+    model: Model,
+    deployed: Sequence[QuantisedLayer | None],
+    data: Data,
+    wanted: Wanted,
+    ranged: Callable[[float], Model | None],
 ) -> Rebased:
     """Return `model` near the deployed one, or as it is where that saves nothing.
+
+    Args:
+        model: the new one, quantised as always.
+        deployed: layers of the deployed one.
+        data: what errors and second moments are taken from.
+        wanted: how near, how good.
+        ranged: returns `model` with those of the deployed ranges that lie within a tolerance.
 
     Raises:
         NotAchievedError: no layer has a counterpart, or a budget below 1 cannot be kept.
     """
     layers = _layers(model, deployed)
     ordinary = model.with_values({})
+    found, squares = _search(model, ordinary, deployed, data, wanted, ranged)
+    plain = wanted.finish(ordinary)
+    made = None if found is None else wanted.finish(found.payload)
+    sizes = [_patch(wanted.base.payload, one) for one in (plain, made) if one is not None]
+    useful = found is not None and made is not None and sizes[-1][1] < _WORTH * sizes[0][1]
+    if not useful and wanted.budget < 1:
+        raise NotAchievedError(
+            f"--delta-budget {wanted.budget:g}: no int8 model near the deployed one keeps the "
+            "error that low: allow 1, the error of ordinary quantisation, or more"
+        )
+    chosen = found if useful else None
+    record = _record(wanted, data, layers, model, squares, sizes, chosen)
+    return Rebased(made if useful and made is not None else plain, record, _note(record))
+
+
+def _search(
+    model: Model,
+    ordinary: bytes,
+    deployed: Sequence[QuantisedLayer | None],
+    data: Data,
+    wanted: Wanted,
+    ranged: Callable[[float], Model | None],
+) -> tuple[search.Found | None, Floats]:
+    """Return what keeps the budget near the deployed model, and `ordinary`'s squared errors.
+
+    Models with the deployed ranges are tried first: fewer of their bytes change.
+    """
+
+    def accept(made: bytes) -> bool:
+        return wanted.accept(wanted.finish(made))
+
+    layers = _layers(model, deployed)
     judged = _bounded(data.judged())
     with TemporaryDirectory() as folder:
         curvatures = Curvatures(Path(folder))
@@ -96,22 +142,13 @@ def rebase(
         importance = {index: share / whole for index, share in shares.items()}
         some = _bounded(islice(data.calibration(), _MAX_CORRECTING))
         correcting = Yardstick.of(model.float_payload, model.runtime, some)
-        task = search.Task(model, layers, curvatures, yardstick, correcting, importance)
-        found = search.search(
-            task, squares, wanted.budget, lambda made: wanted.accept(wanted.finish(made))
-        )
-    plain = wanted.finish(ordinary)
-    made = None if found is None else wanted.finish(found.payload)
-    sizes = [_patch(wanted.base.payload, one) for one in (plain, made) if one is not None]
-    useful = found is not None and made is not None and sizes[-1][1] < sizes[0][1]
-    if not useful and wanted.budget < 1:
-        raise NotAchievedError(
-            f"--delta-budget {wanted.budget:g}: no int8 model near the deployed one keeps the "
-            "error that low: allow 1, the error of ordinary quantisation, or more"
-        )
-    chosen = found if useful else None
-    record = _record(wanted, data, layers, model, squares, sizes, chosen)
-    return Rebased(made if useful and made is not None else plain, record, _note(record))
+        near = _same_ranges(ranged, yardstick, squares)
+        tasks = [
+            search.Task(one, _layers(one, deployed), curvatures, yardstick, correcting, importance)
+            for one in ([] if near is None else [near]) + [model]
+        ]
+        found = (search.search(task, squares, wanted.budget, accept) for task in tasks)
+        return next((one for one in found if one is not None), None), squares
 
 
 def _layers(model: Model, deployed: Sequence[QuantisedLayer | None]) -> tuple[Layer, ...]:
@@ -128,6 +165,19 @@ def _layers(model: Model, deployed: Sequence[QuantisedLayer | None]) -> tuple[La
             "the new one: it is another architecture. Compile without --delta-base"
         )
     return tuple(found)
+
+
+def _same_ranges(
+    ranged: Callable[[float], Model | None], yardstick: Yardstick, squares: Floats
+) -> Model | None:
+    """Return the model with the deployed ranges, if its error is not larger for it."""
+    for tolerance in TOLERANCES:
+        near = ranged(tolerance)
+        if near is None:
+            return None
+        if yardstick.squares(near.with_values({})).mean() <= _SAME_ERROR * squares.mean():
+            return near
+    return None
 
 
 def _bounded(samples: Iterable[Feeds]) -> list[Feeds]:
@@ -194,8 +244,8 @@ def _note(record: Mapping[str, Any]) -> str:
     patch, error = record["patch"], record["error"]
     if record["lambda"] == 0:
         return (
-            "ordinary quantisation is kept: nothing nearer to the deployed model has a smaller "
-            "patch within the budget"
+            "ordinary quantisation is kept: nothing nearer to the deployed model has a clearly "
+            "smaller patch within the budget"
         )
     return (
         f"the patch from the deployed model has {patch['model']['bytes']} bytes instead of "

@@ -9,7 +9,7 @@ from edgec_compiler.requantise.layer import Floats, Ints, Layer, Singles, Values
 from edgec_compiler.requantise.moments import Curvature
 
 _BITS_PER_CHANGE = 6.0  # what one changed weight costs in a patch, about: the price is per change
-_SCALE_BITS = 12.0  # of a scale that is not the deployed one, once snapped
+_SNAPPED_BITS, _SCALE_BITS = 8.0, 24.0  # of a scale that shares low bytes with the deployed one
 _SNAP = 1 << 16  # of a float32's bits: its two low bytes stay the deployed scale's
 _BIAS_SHIFTS = range(21)
 _LARGEST_BIAS = 2**31 - 1
@@ -53,17 +53,21 @@ def _grid(layer: Layer, curvature: Curvature, terms: Terms) -> Singles:
     old, weights = layer.deployed.q.astype(np.float64), layer.exact.weights
     fitted = (loss * weights * old).sum(2) / np.maximum((loss * old * old).sum(2), 1e-30)
     fitted = np.where(fitted > 0.5 * ordinary, fitted, ordinary).astype(np.float32)
-    candidates = [
-        snapped(ordinary, deployed, up=True),
-        snapped(fitted, deployed, up=False),
-        deployed,
-    ]
+    candidates = {
+        "ordinary": (snapped(ordinary, deployed, up=True), _SNAPPED_BITS),
+        "near": (snapped(fitted, deployed, up=False), _SNAPPED_BITS),
+        "fitted": (fitted, _SCALE_BITS),
+        "deployed": (deployed, 0.0),
+    }
+    importance = terms.importance[:, :, None] * loss
     costs = [
-        _cost(layer, scales, terms.importance[:, :, None] * loss, terms.price)
-        for scales in candidates
+        _cost(layer, scales, importance, terms.price) + terms.price * bits / _BITS_PER_CHANGE
+        for scales, bits in candidates.values()
     ]
     best = np.argmin(np.stack(costs), axis=0)
-    chosen: Singles = np.choose(best, candidates).astype(np.float32)
+    chosen: Singles = np.choose(best, [scales for scales, _ in candidates.values()]).astype(
+        np.float32
+    )
     return chosen
 
 
@@ -76,7 +80,7 @@ def _cost(layer: Layer, scales: Singles, loss: Floats, price: float) -> Floats:
     kept = weighed * np.square(wanted - old)
     changed = weighed * np.square(wanted - np.clip(np.rint(wanted), -limit, limit)) + price
     total: Floats = np.minimum(kept, changed).sum(2)
-    return total + np.where(scales == layer.deployed.scales, 0, price * _SCALE_BITS / 6)
+    return total
 
 
 def snapped(scales: Singles, deployed: Singles, *, up: bool) -> Singles:

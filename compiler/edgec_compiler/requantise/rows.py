@@ -89,7 +89,7 @@ class _Probe(fx.Interpreter):
         signature = _signature(self.module, n)
         if signature is not None and isinstance(value, torch.Tensor):
             if not value.requires_grad:
-                value.requires_grad_(True)
+                value = value.requires_grad_(True).clone()  # no leaf: what follows may write in it
             value.retain_grad()
             self.seen.append((n.name, signature, value))
         return value

@@ -20,7 +20,7 @@ _SENSITIVITY_SAMPLES = 32
 _LEAST, _MOST = 2.0**-10, 2.0**20  # of lambda
 _STRIDE = 8.0  # between the first prices tried
 _STEPS = 8  # from one of them to the next
-_CONFIDENCE = 1.0  # standard errors by which the budget must be kept
+_CONFIDENCE = 0.5  # standard errors by which the budget must be kept
 
 
 class Model(Protocol):

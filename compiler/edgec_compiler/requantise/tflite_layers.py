@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from edgec_compiler.requantise.layer import (
     Values,
     Window,
 )
+from edgec_compiler.requantise.ranges import Range, kept, rescaled
 
 _OPS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 _SAME = 0  # schema.Padding.SAME
@@ -200,6 +202,91 @@ class TfliteLayers:
                 bias.quantization.scale = layer.input_scale * scales
         return tflite.serialise(model)
 
+    def with_ranges_of(self, deployed: "TfliteLayers", tolerance: float) -> bytes | None:
+        """Return the file with the deployed ranges that are near; None if there are none."""
+        tensors, others = self._model.subgraphs[0].tensors, deployed._model.subgraphs[0].tensors
+        new = {i: one for i, t in enumerate(tensors) if (one := _range(self._model, t))}
+        counterparts = _same_outputs(self._model, deployed._model)
+        old = {i: _range(deployed._model, others[j]) for i, j in counterparts.items()}
+        found = kept(new, {i: one for i, one in old.items() if one}, self._fixed(), tolerance)
+        if not found:
+            return None
+        model = tflite.parse(tflite.serialise(self._model), "the quantised model")
+        tensors = model.subgraphs[0].tensors
+        for index, one in found.items():
+            tensors[index].quantization.scale = np.array([one.scale], np.float32)
+            tensors[index].quantization.zeroPoint = np.array([one.point], np.int64)
+        for site, layer in zip(self._sites, self.layers, strict=True):
+            if layer is None or layer.bias is None or site.input not in found:
+                continue
+            bias, scale = tensors[site.bias], found[site.input].scale
+            moved = rescaled(layer.bias, layer.input_scale, scale).reshape(-1)
+            _store(model, bias, moved.astype(_DTYPES[tflite.type_name(bias)]))
+            wide = layer.scales.reshape(-1)[: 1 if layer.per_tensor else None]
+            bias.quantization.scale = scale * wide
+        return tflite.serialise(model)
+
+    def _fixed(self) -> set[int]:
+        """Return tensors that operators read or make whose integer constants depend on them."""
+        free = {site.output for site, one in zip(self._sites, self.layers, strict=True) if one}
+        graph = self._model.subgraphs[0]
+        found: set[int] = set()
+        for operator in graph.operators:
+            around = [int(index) for index in (*operator.inputs, *operator.outputs) if index >= 0]
+            scaled = (
+                tflite.is_constant(self._model, graph.tensors[i])
+                and graph.tensors[i].quantization is not None
+                and graph.tensors[i].quantization.scale is not None
+                for i in around
+            )
+            if any(scaled) and int(operator.outputs[0]) not in free:
+                found.update(around)
+        return found
+
+
+def _range(model: tflite.Flatbuffer, tensor: Any) -> Range | None:
+    """Return the range of an activation of integers; None for anything else."""
+    quantization, dtype = tensor.quantization, tflite.type_name(tensor)
+    if dtype not in ("int8", "uint8", "int16") or tflite.is_constant(model, tensor):
+        return None
+    if quantization is None or quantization.scale is None or len(quantization.scale) != 1:
+        return None
+    points = quantization.zeroPoint
+    point = 0 if points is None or len(points) == 0 else int(points[0])
+    return Range(np.float32(quantization.scale[0]), point, dtype)
+
+
+def _same_outputs(new: tflite.Flatbuffer, old: tflite.Flatbuffer) -> dict[int, int]:
+    """Return {tensor of the new model: its counterpart}: outputs of operators, and the inputs."""
+    graphs = [new.subgraphs[0], old.subgraphs[0]]
+    kinds = [
+        [
+            (
+                tflite.op_name(model, operator),
+                tuple(
+                    (tflite.type_name(graph.tensors[i]), *map(int, graph.tensors[i].shape))
+                    for i in operator.outputs
+                    if graph.tensors[i].shape is not None
+                ),
+            )
+            for operator in graph.operators
+        ]
+        for model, graph in zip((new, old), graphs, strict=True)
+    ]
+    found: dict[int, int] = {}
+    if len(graphs[0].inputs) == len(graphs[1].inputs):
+        ends = zip(graphs[0].inputs, graphs[1].inputs, strict=True)
+        found |= {int(first): int(second) for first, second in ends}
+    matcher = SequenceMatcher(None, kinds[0], kinds[1], autojunk=False)
+    for block in matcher.get_matching_blocks():
+        for step in range(block.size):
+            both = [
+                graph.operators[place + step].outputs
+                for graph, place in zip(graphs, (block.a, block.b), strict=True)
+            ]
+            found |= {int(a): int(b) for a, b in zip(*both, strict=False)}
+    return found
+
 
 def _store(model: tflite.Flatbuffer, tensor: Any, values: Array) -> None:
     data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
@@ -256,6 +343,11 @@ class TfliteModel:
                 return number
         return None
 
+    def with_ranges_of(self, deployed: TfliteLayers, tolerance: float) -> "TfliteModel | None":
+        """Return it with the deployed ranges that are near; None if there are none."""
+        made = self._quantised.with_ranges_of(deployed, tolerance)
+        return None if made is None else TfliteModel(self.float_payload, made)
+
     def with_values(self, values: Mapping[int, Values]) -> bytes:
         """Return the int8 file with new constants in the layers that `values` numbers."""
         return self._quantised.with_values(values)
@@ -290,5 +382,6 @@ class TfliteModel:
         for sample in samples:
             for name, value in sample.items():
                 interpreter.set_tensor(inputs[name], value)
+            interpreter.reset_all_variables()
             interpreter.invoke()
             yield {name: interpreter.get_tensor(places[name]) for name in names}

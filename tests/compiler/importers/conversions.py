@@ -32,7 +32,7 @@ CONSTANT = "constant"  # nothing is left to convert: shapes are static
 def convert(case: Any) -> str:
     """Return RIGHT, CONSTANT, "wrong ...", or why the case is not converted."""
     from edgec_compiler.convert.to_tflite import to_tflite
-    from edgec_compiler.passes import capture, run_passes
+    from edgec_compiler.passes import PASSES, TFLITE_PASSES, capture, run_passes
     from edgec_compiler.source import SourceModel
     from edgec_runtime.errors import RunError
     from edgec_runtime.session import ModelTensor, load_session
@@ -56,7 +56,7 @@ def convert(case: Any) -> str:
     source = SourceModel("onnx", "case", "", 0, ends("i", given), ends("o", made), (), module, None)
     try:
         graph = capture(module, tuple(given))
-        run_passes(graph, tuple(given))
+        run_passes(graph, tuple(given), (*PASSES, *TFLITE_PASSES))
         form = to_tflite(graph, source)
         session = load_session(form.payload, "litert")
         feeds = [

@@ -93,7 +93,10 @@ def outcome(case: Any) -> str:
         made = module(*given)
     made = made if isinstance(made, tuple) else (made,)
     for one, want in zip(made, case.data_sets[0][1], strict=True):
-        problem = difference(values_of(one), _array(want))
+        found = values_of(one)
+        if case.model.graph.node[0].op_type == "NonMaxSuppression":
+            found = found[found[:, 0] >= 0]  # rows of -1 fill it up: shapes are static
+        problem = difference(found, _array(want))
         if problem and case.name not in TIES:
             return problem
     return RIGHT

@@ -9,7 +9,6 @@ from node_cases import RIGHT
 SAMPLE = ("test_basic_conv_without_padding", "test_hardswish", "test_qlinearconv")
 
 
-@pytest.mark.xdist_group("compiles")
 def test_a_sample_of_operators_converts_and_computes_the_same() -> None:
     outcomes = conversions.outcomes(list(SAMPLE), "conv,hardswish,qlinearconv")
 
@@ -18,7 +17,6 @@ def test_a_sample_of_operators_converts_and_computes_the_same() -> None:
 
 @pytest.mark.full
 @pytest.mark.timeout(3600)
-@pytest.mark.xdist_group("compiles")
 def test_one_case_of_every_operator_converts_or_is_refused_as_committed() -> None:
     selected = conversions.chosen()
 

@@ -86,7 +86,6 @@ def _check(payloads: dict[str, bytes], folder: Path, count: int, seed: int) -> N
             assert "\n" not in one["said"].strip(), one
 
 
-@pytest.mark.xdist_group("compiles")
 def test_damaged_files_of_every_format_are_refused_in_one_line(
     sound: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -95,7 +94,6 @@ def test_damaged_files_of_every_format_are_refused_in_one_line(
 
 @pytest.mark.full
 @pytest.mark.timeout(3600)
-@pytest.mark.xdist_group("compiles")
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_many_damaged_files_are_refused_in_one_line(
     sound: dict[str, bytes], tmp_path: Path, seed: int
@@ -131,7 +129,6 @@ def test_inspecting_damaged_files_never_fails_otherwise(
     capsys.readouterr()
 
 
-@pytest.mark.xdist_group("compiles")
 @pytest.mark.parametrize(
     ("name", "payload", "said"),
     [
@@ -161,7 +158,6 @@ def test_each_refusal_says_why_and_the_command_ends_with_2(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.xdist_group("compiles")
 def test_a_model_over_the_targets_memory_is_refused(tmp_path: Path) -> None:
     profiles = ROOT / "hardware_profiles" / "edgec_hardware_profiles" / "profiles"
     text = (profiles / "generic-x86_64.toml").read_text()

@@ -9,9 +9,12 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from edgec_compiler.convert.parity import check_onnx
+from edgec_compiler.convert.to_onnx import serialise, to_onnx
 from edgec_compiler.errors import CompilerError, ModelFileError
 from edgec_compiler.importers import import_model
 from edgec_compiler.importers.onnx_module import build_module
+from edgec_compiler.passes import capture
 
 
 def _value(name: str, shape: tuple[int, ...] | None = None, kind: int = TensorProto.FLOAT) -> Any:
@@ -46,6 +49,27 @@ def test_external_data_is_read_and_counted(tmp_path: Path) -> None:
     before = source.sha256
     (tmp_path / "w.bin").write_bytes(bytes(32))
     assert import_model(file, {}).sha256 != before
+
+
+def test_a_batch_normalisation_that_no_layer_takes_in_becomes_onnx_again(tmp_path: Path) -> None:
+    facts = [
+        numpy_helper.from_array(np.linspace(0.5, 2, 3, dtype=np.float32), name)
+        for name in ("scale", "bias", "mean", "var")
+    ]
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("BatchNormalization", ["r", "scale", "bias", "mean", "var"], ["n"]),
+        helper.make_node("Relu", ["n"], ["y"]),
+    ]
+    graph = helper.make_graph(nodes, "g", [_value("x", (1, 3, 4, 4))], [_value("y")], facts)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    source = import_model(str(tmp_path / "m.onnx"), {})
+    assert source.module is not None
+
+    made = to_onnx(capture(source.module, source.example()), source)
+
+    check_onnx(serialise(made), source.module, source)
 
 
 @pytest.mark.parametrize(
@@ -104,9 +128,12 @@ def test_a_loop_of_known_length_is_unrolled() -> None:
     )
     loop = helper.make_node("Loop", ["turns", "yes", "x"], ["y", "rows"], body=body)
 
-    made = _run(_model([loop], turns=np.int64(3), yes=True), torch.ones(2, 3))
+    for turns in (np.int64(3), [3]):  # as a scalar, and as exporters write it
+        made = _run(_model([loop], turns=turns, yes=True), torch.ones(2, 3))
+        assert made.tolist() == [[8.0] * 3] * 2
 
-    assert made.tolist() == [[8.0] * 3] * 2
+    with pytest.raises(CompilerError, match=r"number of turns is not one value but \[2\]"):
+        _run(_model([loop], turns=[3, 3], yes=True), torch.ones(2, 3))
 
 
 def test_a_loop_that_would_never_end_is_refused() -> None:
@@ -160,15 +187,118 @@ def test_weights_of_four_bits_in_blocks_are_read_as_floats() -> None:
     assert made.tolist() == [[0.5, -1.0, 1.5], [-8.0, 10.0, -12.0]]
 
 
-@pytest.mark.parametrize(("opset", "taken"), [(6, False), (7, True), (99, False)])
-def test_opsets_from_7_on_are_taken(opset: int, taken: bool, tmp_path: Path) -> None:
-    model = _model([helper.make_node("Neg", ["x"], ["y"])], opset)
-    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+def test_weights_of_eight_bit_floats_are_read_as_floats() -> None:
+    tensor = helper.make_tensor("q", TensorProto.FLOAT8E4M3FN, (2, 3), [1, -2, 3, 448, 0.5, -6])
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "s"], ["w"]),
+        helper.make_node("Add", ["x", "w"], ["y"]),
+    ]
+    model = _model(nodes, 21, s=np.float32(0.5))
+    model.graph.initializer.append(tensor)
 
-    if taken:
-        assert import_model(str(tmp_path / "m.onnx"), {}).operators[0].op == "Neg"
-        return
-    with pytest.raises(ModelFileError, match=f"opset {opset}; supported are 7 to"):
+    module, _ = build_module(model, {"x": torch.zeros(2, 3)})
+
+    assert module(torch.zeros(2, 3)).tolist() == [[0.5, -1.0, 1.5], [224.0, 0.25, -3.0]]
+    assert [node.op for node, _ in module.steps] == ["Add"]
+
+
+@pytest.mark.parametrize("opset", [6, 7])
+def test_old_opsets_are_lifted(opset: int, tmp_path: Path) -> None:
+    nodes = [helper.make_node("Neg", ["x"], ["n"]), helper.make_node("Add", ["n", "ones"], ["y"])]
+    model = _model(nodes, opset, ones=np.ones((2, 3), np.float32))
+    onnx.save(model, tmp_path / "m.onnx")
+
+    source = import_model(str(tmp_path / "m.onnx"), {})
+
+    assert source.module is not None
+    assert source.module(torch.full((2, 3), 3.0)).tolist() == [[-2.0] * 3] * 2
+    lifted = [note for note in source.notes if f"opset {opset} was lifted to 7" in note]
+    assert len(lifted) == (opset < 7)
+
+
+def test_newer_opsets_and_what_cannot_be_lifted_are_refused(tmp_path: Path) -> None:
+    newer = _model([helper.make_node("Neg", ["x"], ["y"])], 99)
+    strange = _model([helper.make_node("NoSuchOperator", ["x"], ["y"])], 5)
+
+    for model, said in ((newer, "opset 99; supported are 7 to"), (strange, "cannot lift it")):
+        onnx.save(model, tmp_path / "m.onnx")
+        with pytest.raises(ModelFileError, match=said):
+            import_model(str(tmp_path / "m.onnx"), {})
+
+
+def test_nodes_that_lie_out_of_order_are_put_in_order(tmp_path: Path) -> None:
+    inside = [helper.make_node("Neg", ["late"], ["b"]), helper.make_node("Abs", ["m"], ["late"])]
+    branch = helper.make_graph(inside, "branch", [], [_value("b")])
+    nodes = [
+        helper.make_node("Add", ["c", "d"], ["y"]),
+        helper.make_node("If", ["yes"], ["d"], then_branch=branch, else_branch=branch),
+        helper.make_node("Mul", ["x", "x"], ["c"]),
+        helper.make_node("Sub", ["c", "x"], ["m"]),
+    ]
+    onnx.save(_model(nodes, yes=True), tmp_path / "m.onnx")
+    onnx.save(_model(nodes[:1] + nodes[3:], yes=True, d=np.float32(0)), tmp_path / "gap.onnx")
+
+    source = import_model(str(tmp_path / "m.onnx"), {})
+
+    assert source.module is not None
+    assert source.module(torch.full((2, 3), 3.0)).tolist() == [[9.0 - 6.0] * 3] * 2
+    assert [operator.op for operator in source.operators] == ["Mul", "Sub", "If", "Add"]
+    with pytest.raises(ModelFileError, match="nothing makes its input 'c' before it"):
+        import_model(str(tmp_path / "gap.onnx"), {})
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_floats_of_sixteen_bits_are_read_as_float32(kind: int, tmp_path: Path) -> None:
+    def held(name: str, values: list[float]) -> onnx.TensorProto:
+        return helper.make_tensor(name, kind, [len(values)], values)
+
+    branch = helper.make_graph(
+        [helper.make_node("Constant", [], ["b"], value=held("c", [0.5, 1, 2]))],
+        "branch",
+        [],
+        [_value("b", None, kind)],
+    )
+    nodes = [
+        helper.make_node("If", ["yes"], ["half"], then_branch=branch, else_branch=branch),
+        helper.make_node("Cast", ["x"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["wide"], ["narrow"], to=kind),
+        helper.make_node("Mul", ["narrow", "half"], ["m"]),
+        helper.make_node("Add", ["m", "w"], ["y"]),
+    ]
+    yes = numpy_helper.from_array(np.array(True), "yes")
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [_value("x", (1, 3), kind)],
+        [_value("y", None, kind)],
+        [held("w", [1, 2, 3]), yes],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    onnx.save(model, tmp_path / "m.onnx")
+
+    source = import_model(str(tmp_path / "m.onnx"), {})
+
+    assert [(end.name, end.dtype) for end in (*source.inputs, *source.outputs)] == [
+        ("x", "float32"),
+        ("y", "float32"),
+    ]
+    assert source.module is not None
+    assert source.module(torch.full((1, 3), 2.0)).tolist() == [[2.0, 4.0, 7.0]]
+    assert any("16-bit floats are read as float32" in note for note in source.notes)
+
+
+def test_a_model_without_inputs_is_refused(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Neg", ["c"], ["y"])],
+        "g",
+        [],
+        [_value("y")],
+        [numpy_helper.from_array(np.ones((2, 3), np.float32), "c")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    onnx.save(model, tmp_path / "m.onnx")
+
+    with pytest.raises(ModelFileError, match="takes no input"):
         import_model(str(tmp_path / "m.onnx"), {})
 
 

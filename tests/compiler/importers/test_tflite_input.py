@@ -15,15 +15,16 @@ from edgec_compiler.errors import ModelFileError
 from edgec_compiler.importers import import_model
 from edgec_compiler.importers.image_steps import image_steps
 from edgec_compiler.importers.tflite_bounds import check_bounds
-from edgec_compiler.importers.tflite_file import is_quantised_file
+from edgec_compiler.importers.tflite_file import own_quantisation
 from edgec_compiler.importers.tflite_floats import as_float
 from edgec_compiler.importers.tflite_quantisation import has_quantised_weights, repair
+from edgec_compiler.options import CompileOptions
+from edgec_compiler.planning import plan
 from edgec_compiler.source import SourceModel
 from edgec_runtime.session import ModelTensor, load_session
 
 DATA = Path(os.environ.get("EDGEC_TEST_DATA", ROOT.parent / "shared" / "data"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs real models: EDGEC_TEST_DATA")
-needs_compiles = pytest.mark.xdist_group("compiles")
 
 
 @pytest.fixture
@@ -40,17 +41,15 @@ def _weights(model: tflite.Flatbuffer) -> Any:
     return graph.tensors[conv.inputs[1]]
 
 
-@needs_compiles
 def test_a_sound_quantised_file_is_taken_byte_for_byte(quantised: Path) -> None:
     source = import_model(str(quantised), {})
 
     assert source.quantised
     assert source.payload == quantised.read_bytes()
     assert source.notes == ()
-    assert is_quantised_file(quantised)
+    assert own_quantisation(quantised) == "whole"
 
 
-@needs_compiles
 def test_a_quantized_dimension_out_of_range_is_mended(quantised: Path) -> None:
     sound = quantised.read_bytes()
     model = tflite.parse(sound, "m")
@@ -68,7 +67,6 @@ def test_a_quantized_dimension_out_of_range_is_mended(quantised: Path) -> None:
     assert len(mended.scale) == count
 
 
-@needs_compiles
 def test_zero_points_that_are_left_out_are_zero(quantised: Path) -> None:
     model = tflite.parse(quantised.read_bytes(), "m")
     _weights(model).quantization.zeroPoint = None
@@ -77,7 +75,6 @@ def test_zero_points_that_are_left_out_are_zero(quantised: Path) -> None:
     assert set(_weights(model).quantization.zeroPoint) == {0}
 
 
-@needs_compiles
 @pytest.mark.parametrize(
     ("scale", "said"),
     [
@@ -98,7 +95,6 @@ def test_quantisation_without_a_meaning_is_refused(
         import_model(str(quantised), {})
 
 
-@needs_compiles
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -147,6 +143,15 @@ def test_weights_that_are_stored_narrow_are_read_as_the_floats_they_stand_for() 
         answers.append(session.run({session.inputs[0].name: values})[session.outputs[0].name])
         session.close()
     assert np.abs(answers[0] - answers[1]).max() < 0.02  # 8-bit activations on the fly
+
+
+@needs_data
+def test_a_file_with_narrow_weights_is_told_as_what_it_is() -> None:
+    model = str(DATA / "mlperf_tiny" / "kws_fp32.tflite")
+
+    (one,) = plan(CompileOptions(model=model, targets=("rpi4",), out="", name="kws"))
+
+    assert (one.recipe.precision, one.note) == ("dynamic", None)
 
 
 def test_tables_that_are_shared_a_million_times_are_refused_at_once() -> None:
@@ -200,7 +205,6 @@ def test_a_plane_of_two_channels_is_no_image() -> None:
 
 
 @needs_data
-@needs_compiles
 @pytest.mark.parametrize(
     ("model", "photo", "label"),
     [
@@ -226,7 +230,6 @@ def test_a_photo_gets_its_class_without_any_options(
 
 
 @needs_data
-@needs_compiles
 @pytest.mark.full
 @pytest.mark.parametrize("target", ["coral-edgetpu", "rpi4", "generic-x86_64-tflite"])
 @pytest.mark.parametrize(

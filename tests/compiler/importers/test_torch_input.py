@@ -73,8 +73,10 @@ def test_nested_inputs_are_taken_one_by_one(tmp_path: Path) -> None:
     assert [one[0, 0].item() for one in made] == [4.0, 6.0]
 
 
-def test_a_program_exported_in_training_mode_is_refused(tmp_path: Path) -> None:
-    file = _export(tmp_path / "m.pt2", Learner().train(), torch.randn(2, 4))
+@pytest.mark.parametrize("learns", [False, True], ids=["buffers", "statistics"])
+def test_a_program_exported_in_training_mode_is_refused(tmp_path: Path, learns: bool) -> None:
+    net = nn.Sequential(nn.BatchNorm1d(4), nn.ReLU()) if learns else Learner()
+    file = _export(tmp_path / "m.pt2", net.train(), torch.randn(2, 4))
 
     with pytest.raises(ModelFileError, match=r"call model\.eval\(\) before torch\.export"):
         import_model(file, {})
@@ -116,11 +118,12 @@ def test_a_pickle_hidden_in_a_sound_program_is_never_run(tmp_path: Path) -> None
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_factory_gives_module_and_inputs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("inputs", ["(torch.ones(1, WIDTH),)", "torch.ones(1, WIDTH)"])
+def test_a_factory_gives_module_and_inputs(inputs: str, tmp_path: Path) -> None:
     file = tmp_path / "net.py"
     file.write_text(
         "import torch\nfrom neighbour import WIDTH\n"
-        "def make():\n    return torch.nn.Linear(WIDTH, 2), (torch.ones(1, WIDTH),)\n"
+        f"def make():\n    return torch.nn.Linear(WIDTH, 2), {inputs}\n"
     )
     (tmp_path / "neighbour.py").write_text("WIDTH = 3\n")
 
@@ -128,3 +131,26 @@ def test_a_factory_gives_module_and_inputs(tmp_path: Path) -> None:
 
     assert source.inputs[0].shape == (1, 3)
     assert source.size_bytes == 4 * (3 * 2 + 2)
+
+
+class Written(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, x.new_tensor([[0.0, 1.0]]))
+
+
+def test_a_tensor_written_in_forward_is_a_constant(tmp_path: Path) -> None:
+    x = torch.tensor([[3.0, 4.0]])
+    file = _export(tmp_path / "m.pt2", Written(), x)
+
+    source = import_model(file, {})
+
+    assert source.module is not None
+    assert source.module(x).tolist() == [[4.0]]
+
+
+def test_an_error_in_a_factory_is_told_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text("def make():\n    return int('three')\n")
+
+    with pytest.raises(ModelFileError, match=r"net\.py:make fails: .*net\.py:2: ValueError: "):
+        import_factory(file, "make", {})

@@ -142,3 +142,13 @@ def test_a_cpu_without_a_kernel_for_a_custom_operator_is_told(
     assert (op["op"], op["on"]) == ("FlexErf", "cpu")
     assert "needs TensorFlow itself" in op["reason"]
     assert "without Select TF operators" in op["fix"]
+
+
+def test_a_tflite_file_for_a_target_of_onnx_is_sent_to_its_source(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["check", str(model), "--target", "jetson-orin-nano"])
+
+    said = capsys.readouterr().err
+    assert code == 2
+    assert "takes onnx, not tflite: give the ONNX or PyTorch model that it was made from" in said

@@ -8,12 +8,10 @@ import pytest
 from compiler_kit import DIGITS, DIGITS_OPTIONS, edgec
 
 from edgec_bundle.archive import open_bundle
+from edgec_compiler.cli import main
 from edgec_compiler.mapping import vela
 
-pytestmark = [
-    pytest.mark.xdist_group("compiles"),
-    pytest.mark.skipif(not vela.is_installed(), reason="needs the extra vela"),
-]
+pytestmark = pytest.mark.skipif(not vela.is_installed(), reason="needs the extra vela")
 TARGETS = ("ethos-u55-128", "cortex-m7", "rk3588")
 
 
@@ -44,7 +42,7 @@ def test_an_npu_bundle_holds_the_binary_and_the_portable_reference(
     report = json.loads(bundle.read("report"))
     assert report["mapping"]["basis"] == "compiled"
     assert report["estimates"]["inference_ms"] == pytest.approx(latency["p50"], abs=1e-6)
-    assert "Estimates of the target" in (folder / "ethos-u55-128" / "report.html").read_text()
+    assert "as its compiler made it" in (folder / "ethos-u55-128" / "report.html").read_text()
 
     np.save(tmp_path / "x.npy", np.load(DIGITS / "evaluation.npz")["inputs"][:1])
     run = edgec("run", str(folder / "ethos-u55-128"), "--input", str(tmp_path / "x.npy"), "--json")
@@ -53,10 +51,22 @@ def test_an_npu_bundle_holds_the_binary_and_the_portable_reference(
     assert run.lines[0]["class"] in range(10)
 
 
-def test_a_microcontrollers_bundle_holds_c_sources(
-    made: tuple[Path, dict[str, dict[str, object]]],
+def test_a_microcontrollers_bundle_holds_c_sources_and_runs_here_on_litert(
+    made: tuple[Path, dict[str, dict[str, object]]], capfd: pytest.CaptureFixture[str]
 ) -> None:
     bundle = open_bundle(made[0] / "cortex-m7")
+    data = str(DIGITS / "evaluation.npz")
+
+    assert main(["evaluate", str(bundle.path), "--data", data]) == 0
+
+    said = capfd.readouterr()
+    assert "accuracy 0.9" in said.out
+    assert said.err.splitlines() == [
+        f"edgec: {bundle.path}: cortex-m7 runs it on TFLite Micro; here LiteRT interprets the same "
+        "file"
+    ]
+    runtime = bundle.manifest.runtime
+    assert (runtime.name, runtime.min_version) == ("tflite-micro", "1.0")
 
     assert b"kEdgecArenaBytes" in bundle.read("header")
     assert b"edgec_model[]" in bundle.read("source")
@@ -73,3 +83,14 @@ def test_without_the_vendors_program_the_portable_model_is_bundled_and_said_so(
     notes = facts["rk3588"]["notes"]
     assert isinstance(notes, list)
     assert any("rknn_convert was not found on PATH" in note for note in notes)
+
+
+def test_a_bundle_of_onnx_is_checked_like_a_file(
+    made: tuple[Path, dict[str, dict[str, object]]],
+) -> None:
+    done = edgec("check", str(made[0] / "rk3588"), "--target", "rk3588", "--json")
+
+    assert done.code == 0, done.err
+    facts = done.lines[0]
+    assert facts["total"] == len(facts["ops"])
+    assert {"DequantizeLinear", "Conv"} <= {op["op"] for op in facts["ops"]}

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tflite_kit import DATA, Network, options, relu
+from tflite_kit import DATA, Network, filled, ints, one, options, pads, relu
 
 from edgec_compiler.mapping.checking import Mapping, check
 from edgec_compiler.mapping.tflite_graph import read_tflite
@@ -124,27 +124,6 @@ def test_a_bilinear_resize_is_judged_by_its_scale(old: int, new: int, on: str) -
     assert places(resize(old, new)) == [on]
 
 
-def one(kind: str, shape: list[int], out: list[int], **made: Any) -> bytes:
-    network = Network()
-    source = network.input(shape)
-    constants = [network.tensor(f"k{i}", **given) for i, given in enumerate(made.get("more", []))]
-    result = network.tensor("out", out, made.get("dtype", "int8"))
-    network.op(kind, [source, *constants], result, made.get("options"), made.get("version", 1))
-    return network.bytes(result)
-
-
-def ints(values: list[int]) -> dict[str, Any]:
-    return {"shape": [len(values)], "dtype": "int32", "values": values}
-
-
-def pads(both: list[int]) -> dict[str, Any]:
-    return {"shape": [len(both), 2], "dtype": "int32", "values": [[n, n] for n in both]}
-
-
-def filled(value: int) -> dict[str, Any]:
-    return {"shape": [1, 8, 8, 4], "values": np.full((1, 8, 8, 4), value)}
-
-
 REDUCER, SLICE = options("Reducer"), options("StridedSlice")
 JOIN = options("Concatenation", axis=3)
 WEIGHTS = {"shape": [4, 3, 3, 8], "dtype": "int8", "values": np.ones((4, 3, 3, 8))}
@@ -247,7 +226,81 @@ LIMITS = {
         one("CONCATENATION", [1, 8, 8, 4], [1, 8, 8, 8], more=[filled(1)], options=JOIN),
         "cpu",
     ),
-    "a softmax of 16,001": (one("SOFTMAX", [1, 16001], [1, 16001]), "cpu"),
+    "a softmax of 16,385": (one("SOFTMAX", [1, 16385], [1, 16385]), "cpu"),
+    "a softmax of 16,384, mapped in ricardodeazambuja/LibrEdgeTPU": (
+        one("SOFTMAX", [1, 16384], [1, 16384]),
+        "npu",
+    ),
+    "a dilation along a kernel of 3x1, mapped in fredriktegnell/edgetpu-tcn": (
+        one(
+            "CONV_2D",
+            [1, 118, 100, 8],
+            [1, 118, 100, 8],
+            more=[{"shape": [8, 3, 1, 8], "dtype": "int8", "values": np.ones((8, 3, 1, 8))}],
+            options=options("Conv2D", strideW=1, strideH=1, dilationHFactor=4),
+            version=3,
+        ),
+        "npu",
+    ),
+    "another value than the zero point padded": (
+        one(
+            "PADV2",
+            [1, 8, 8, 4],
+            [1, 10, 10, 4],
+            more=[pads([0, 1, 1, 0]), {"shape": [1], "values": [-128]}],
+        ),
+        "cpu",
+    ),
+    "paddings of 64 bits": (
+        one("PAD", [1, 8, 8, 4], [1, 10, 10, 4], more=[pads([0, 1, 1, 0]) | {"dtype": "int64"}]),
+        "cpu",
+    ),
+    "a pixel repeated over an image, mapped in google-coral/test_data": (
+        one("TILE", [1, 1, 1, 128], [1, 33, 33, 128], more=[ints([1, 33, 33, 1])]),
+        "npu",
+    ),
+    "a dense layer of a newer converter, refused in a public log": (
+        one(
+            "FULLY_CONNECTED",
+            [1, 8],
+            [1, 4],
+            more=[{"shape": [4, 8], "dtype": "int8", "values": np.ones((4, 8))}],
+            options=options("FullyConnected"),
+            version=9,
+        ),
+        "cpu",
+    ),
+    "a repeated batch": (one("TILE", [1, 8, 8], [3, 8, 8], more=[ints([3, 1, 1])]), "cpu"),
+    "a split into one part": (
+        one(
+            "SPLIT",
+            [1, 8, 8, 8],
+            [1, 8, 8, 8],
+            more=[ints([0])],
+            options=options("Split", numSplits=1),
+            last=True,
+        ),
+        "npu",
+    ),
+    "a batch of two split": (
+        one(
+            "SPLIT",
+            [2, 8, 8],
+            [1, 8, 8],
+            more=[ints([0])],
+            options=options("Split", numSplits=2),
+            last=True,
+        ),
+        "cpu",
+    ),
+    "the scores of EfficientDet-Lite2": (
+        one("LOGISTIC", [1, 37629, 90], [1, 37629, 90]),
+        "npu",
+    ),
+    "the scores of EfficientDet-Lite3, too large by google-coral/edgetpu 557 and 651": (
+        one("LOGISTIC", [1, 49104, 90], [1, 49104, 90]),
+        "cpu",
+    ),
     "a softmax of 1,001": (one("SOFTMAX", [1, 1001], [1, 1001]), "npu"),
     "argmax": (one("ARG_MAX", [1, 8, 8, 8], [1, 8, 8], dtype="int32", more=[ints([3])]), "cpu"),
     "an unknown size": (one("RELU", [-1, 8, 8], [-1, 8, 8]), "cpu"),

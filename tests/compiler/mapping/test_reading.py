@@ -4,6 +4,7 @@ import contextlib
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -89,6 +90,19 @@ def test_tables_that_are_shared_a_million_times_are_refused() -> None:
 
     with pytest.raises(FlatbufferError):
         [file.tables(one, 0) for one in file.tables(file.root(), 0)]
+
+
+def test_weights_that_hundreds_of_operators_share_are_read_once() -> None:
+    network, shape = Network(), [1, 128]
+    weights = network.tensor("w", [128, 128], "float32", np.ones((128, 128)), scale=None)
+    at = network.input(shape, "float32")
+    for step in range(300):
+        made = network.tensor(f"h{step}", shape, "float32", scale=None)
+        at = network.op("FULLY_CONNECTED", [at, weights, -1], made, options("FullyConnected"))
+
+    graph = read_tflite(network.bytes(at), "a recurrent layer, written out")
+
+    assert len(graph.operators) == 300
 
 
 def test_bytes_that_are_no_model_are_refused() -> None:

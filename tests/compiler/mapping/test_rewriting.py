@@ -88,6 +88,30 @@ def test_a_requantisation_is_kept() -> None:
     assert (rewriting.payload, rewriting.done) == (payload, ())
 
 
+def padded(op: str, dtype: str, value: int) -> bytes:
+    network = Network()
+    a = relu(network, network.input([1, 2, 2, 4]), "a", [1, 2, 2, 4])
+    paddings = network.tensor("paddings", [4, 2], dtype, [[0, 0], [1, 1], [1, 1], [0, 0]])
+    more = [network.tensor("value", [1], "int8", [value])] if op == "PADV2" else []
+    b = network.op(op, [a, paddings, *more], network.tensor("b", [1, 4, 4, 4]), version=2)
+    return network.bytes(relu(network, b, "c", [1, 4, 4, 4]))
+
+
+def test_paddings_get_the_form_that_the_edge_tpus_compiler_reads() -> None:
+    rewriting = rewrite(padded("PADV2", "int64", 0), CORAL, "x")
+
+    graph = read_tflite(rewriting.payload, "x")
+    assert [operator.op for operator in graph.operators] == ["RELU", "PAD", "RELU"]
+    assert graph.operators[1].facts["paddings_dtype"] == "int32"
+    assert check(graph, CORAL).accelerated == 3
+    assert len(rewriting.done) == 2
+    assert rewriting.proven >= 8
+
+
+def test_padding_with_another_value_than_zero_is_kept() -> None:
+    assert operators(rewrite(padded("PADV2", "int32", -7), CORAL, "x").payload)[1] == "PADV2"
+
+
 def test_models_that_differ_are_told_apart() -> None:
     network, other = Network(), Network()
     first = network.bytes(relu(network, network.input([1, 4]), "a", [1, 4]))

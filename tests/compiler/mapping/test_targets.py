@@ -21,7 +21,8 @@ from edgec_compiler.mapping.checking import check
 from edgec_compiler.mapping.fitting import fit_to_target
 from edgec_compiler.mapping.micro import Lifetime, method, planned_bytes
 from edgec_compiler.mapping.tflite_graph import read_tflite
-from edgec_hardware_profiles import Profile, load
+from edgec_hardware_profiles import Profile, load, names
+from edgec_hardware_profiles.support import KINDS
 
 U55, M7, CORAL, RK = (load(n) for n in ("ethos-u55-128", "cortex-m7", "coral-edgetpu", "rk3588"))
 needs_vela = pytest.mark.skipif(not vela.is_installed(), reason="needs the extra vela")
@@ -321,3 +322,10 @@ on = "npu"
 dtypes = ["int8"]
 operators = ["RELU"]
 """
+
+
+@pytest.mark.parametrize("name", names())
+def test_whatever_a_target_refuses_comes_with_something_to_try(name: str) -> None:
+    support = load(name).support
+
+    assert support is None or set(support.fixes) == set(KINDS)

@@ -113,3 +113,34 @@ def options(kind: str, **fields: Any) -> Any:
 
 def relu(network: Network, source: int, name: str, shape: list[int]) -> int:
     return network.op("RELU", [source], network.tensor(name, shape))
+
+
+def one(kind: str, shape: list[int], out: list[int], **made: Any) -> bytes:
+    """Return a model of one operator; see `add_one`."""
+    network = Network()
+    return network.bytes(add_one(network, kind, shape, out, **made))
+
+
+def add_one(network: Network, kind: str, shape: list[int], out: list[int], **made: Any) -> int:
+    """Add an input, constants (`more`) and an operator that reads them; return its output."""
+    name = made.get("name", "out")
+    source = network.input(
+        shape, made.get("reads", "int8"), "in" if name == "out" else f"{name}.in"
+    )
+    more = enumerate(made.get("more", []))
+    constants = [network.tensor(f"{name}.k{i}", **given) for i, given in more]
+    result = network.tensor(name, out, made.get("dtype", "int8"))
+    inputs = [*constants, source] if made.get("last") else [source, *constants]
+    return network.op(kind, inputs, result, made.get("options"), made.get("version", 1))
+
+
+def ints(values: list[int]) -> dict[str, Any]:
+    return {"shape": [len(values)], "dtype": "int32", "values": values}
+
+
+def pads(both: list[int]) -> dict[str, Any]:
+    return {"shape": [len(both), 2], "dtype": "int32", "values": [[n, n] for n in both]}
+
+
+def filled(value: int) -> dict[str, Any]:
+    return {"shape": [1, 8, 8, 4], "values": np.full((1, 8, 8, 4), value)}

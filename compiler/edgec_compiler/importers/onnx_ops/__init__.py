@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgec_compiler.importers.onnx_ops import (
+    detection,
     elementwise,
     indexing,
     integers,
@@ -26,6 +27,7 @@ from edgec_compiler.importers.onnx_ops import (
 OpTable = Mapping[str, Callable[..., Any]]
 
 _FAMILIES: tuple[OpTable, ...] = (
+    detection.OPS,
     elementwise.OPS,
     indexing.OPS,
     integers.OPS,

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgec_compiler.importers.onnx_node import Node
-from edgec_compiler.importers.onnx_ops.dtypes import torch_dtype
+from edgec_compiler.importers.onnx_ops.dtypes import cast, torch_dtype
 
 
 def _unary(call: Callable[[Tensor], Tensor]) -> Callable[[Node, Tensor], Tensor]:
@@ -48,7 +48,7 @@ def _variadic(call: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]
 
 
 def _div(_node: Node, a: Tensor, b: Tensor) -> Tensor:
-    return torch.div(a, b, rounding_mode=None if a.is_floating_point() else "trunc")
+    return torch.div(a, b) if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
 
 
 def _mod(node: Node, a: Tensor, b: Tensor) -> Tensor:
@@ -79,7 +79,11 @@ def _clip(node: Node, x: Tensor, low: Tensor | None = None, high: Tensor | None 
 
 
 def _cast(node: Node, x: Tensor) -> Tensor:
-    return x.to(torch_dtype(node, node.attr("to")))
+    return cast(x, torch_dtype(node, node.attr("to")), saturate=bool(node.attr("saturate", 1)))
+
+
+def _cast_like(node: Node, x: Tensor, like: Tensor) -> Tensor:
+    return cast(x, like.dtype, saturate=bool(node.attr("saturate", 1)))
 
 
 def _gelu(node: Node, x: Tensor) -> Tensor:
@@ -116,6 +120,10 @@ def _thresholded_relu(node: Node, x: Tensor) -> Tensor:
 
 
 def _prelu(_node: Node, x: Tensor, slope: Tensor) -> Tensor:
+    aligned = (1,) * (x.dim() - slope.dim()) + tuple(slope.shape)
+    per_channel = x.dim() > 1 and aligned == (1, x.shape[1], *[1] * (x.dim() - 2))
+    if x.is_floating_point() and (slope.numel() == 1 or per_channel):
+        return functional.prelu(x, slope.reshape(-1))
     return torch.where(x < 0, x * slope, x)
 
 
@@ -164,7 +172,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "BitwiseOr": _binary(torch.bitwise_or),
     "BitwiseXor": _binary(torch.bitwise_xor),
     "Cast": _cast,
-    "CastLike": _binary(lambda x, like: x.to(like.dtype)),
+    "CastLike": _cast_like,
     "Ceil": _unary(torch.ceil),
     "Celu": _celu,
     "Clip": _clip,

@@ -70,6 +70,18 @@ def _scatter_nd(node: Node, x: Tensor, index: Tensor, updates: Tensor) -> Tensor
     return torch.scatter_reduce(flat, 0, where, new, _SCATTER[how]).reshape(x.shape)
 
 
+def _tensor_scatter(node: Node, cache: Tensor, update: Tensor, *at: Tensor | None) -> Tensor:
+    """Write `update` into a cache behind what is there: from `at` [batch] on, along one axis."""
+    axis = node.attr("axis", -2) % cache.dim()
+    first = at[0] if at and at[0] is not None else torch.zeros(cache.shape[0], dtype=torch.int64)
+    rows = first.to(torch.int64).reshape(-1, 1) + torch.arange(update.shape[axis])
+    if node.attr("mode", "linear") == "circular":
+        rows = rows % cache.shape[axis]
+    spread = [cache.shape[0] if i == 0 else 1 for i in range(cache.dim())]
+    spread[axis] = update.shape[axis]
+    return torch.scatter(cache, axis, rows.reshape(spread).expand(update.shape), update)
+
+
 def _one_hot(node: Node, index: Tensor, _depth: Tensor, values: Tensor) -> Tensor:
     depth, axis = node.ints(1, "depth")[0], node.attr("axis", -1)
     hot = _wrapped(index, depth).unsqueeze(-1) == torch.arange(depth)
@@ -131,5 +143,6 @@ OPS: dict[str, Callable[..., Any]] = {
     "Scatter": _scatter_elements,
     "ScatterElements": _scatter_elements,
     "ScatterND": _scatter_nd,
+    "TensorScatter": _tensor_scatter,
     "TopK": _top_k,
 }

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from edgec_compiler.importers.onnx_node import Node
-from edgec_compiler.importers.onnx_ops.dtypes import is_narrow, torch_dtype
+from edgec_compiler.importers.onnx_ops.dtypes import cast, is_narrow, is_tiny, torch_dtype
 
 _INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32)
 
@@ -32,6 +32,8 @@ def _quantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) 
     dtype = torch.uint8 if zero is None else zero.dtype
     if zero is None and given:
         dtype = torch_dtype(node, given)
+    if is_tiny(dtype):
+        return cast(x / _blocks(node, scale, x, node.attr("axis", 1)).to(x.dtype), dtype)
     if dtype not in _INTEGERS or is_narrow(given) or 2 in node.narrow:
         node.refuse("only 8-, 16- and 32-bit integers can be made")
     axis = node.attr("axis", 1)

@@ -17,7 +17,6 @@ REASONS: dict[str, str] = {
     "LabelEncoder": _TEXT,
     "Momentum": _TRAINING,
     "Multinomial": _RANDOM,
-    "NonMaxSuppression": _SHAPE,
     "NonZero": _SHAPE,
     "RandomNormal": _RANDOM,
     "RandomNormalLike": _RANDOM,
@@ -30,3 +29,9 @@ REASONS: dict[str, str] = {
     "TfIdfVectorizer": _TEXT,
     "Unique": _SHAPE,
 }
+
+_PAST = (
+    "this form is not supported: it hands on a past of keys and values, or packs or turns them; "
+    "export the model without (use_cache=False)"
+)
+OF_ONNX_RUNTIME: dict[str, str] = {"Attention": _PAST, "MultiHeadAttention": _PAST}

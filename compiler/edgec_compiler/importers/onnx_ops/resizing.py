@@ -1,7 +1,7 @@
 """Resize and its predecessor Upsample, and GridSample.
 
 Where ONNX's rule is torch's own, torch's operator is used, which converters know. Every other rule
-becomes one matrix per axis, made here. Left alone, that is refused by name: tf_crop_and_resize.
+becomes one matrix per axis, made here. A crop (tf_crop_and_resize) must be known at compile time.
 """
 
 from collections.abc import Callable
@@ -23,6 +23,8 @@ _ROUNDING: dict[str, Callable[[Any], Any]] = {
     "ceil": np.ceil,
 }
 Floats = npt.NDArray[np.float64]
+Span = tuple[float, float]  # the part of an axis that is resized; (0, 1) is all of it
+_CROPPING = "tf_crop_and_resize"
 
 
 def _target_size(node: Node, x: Tensor) -> tuple[list[int], list[float]]:
@@ -41,9 +43,22 @@ def _target_size(node: Node, x: Tensor) -> tuple[list[int], list[float]]:
                 size[axis], scales[axis] = int(np.floor(scale * x.shape[axis] + 0.5)), scale
         return size, scales
     given = node.attr("scales") or np.ravel(node.constant(scales_at, "scale")).tolist()
+    spans = _spans(node, x)
     for axis, scale in zip(axes, given, strict=True):
-        size[axis], scales[axis] = int(np.floor(x.shape[axis] * scale)), float(scale)
+        part = spans[axis][1] - spans[axis][0]
+        size[axis], scales[axis] = int(np.floor(x.shape[axis] * part * scale)), float(scale)
     return size, scales
+
+
+def _spans(node: Node, x: Tensor) -> list[Span]:
+    """Return which part of every axis is resized."""
+    spans = [(0.0, 1.0)] * x.dim()
+    if _rule(node) == _CROPPING:
+        axes = node.attr("axes") or list(range(x.dim()))
+        given = [float(one) for one in np.ravel(node.constant(1, "region"))]
+        for number, axis in enumerate(axes):
+            spans[axis] = given[number], given[number + len(axes)]
+    return spans
 
 
 def _rule(node: Node) -> str:
@@ -54,18 +69,38 @@ def _rule(node: Node) -> str:
 
 def _resize(node: Node, x: Tensor, *_rest: Tensor | None) -> Tensor:
     size, scales = _target_size(node, x)
-    mode, rule = node.attr("mode", "nearest"), _rule(node)
-    if mode == "nearest":
-        return _nearest(node, x, size, scales)
-    own = _torch_mode(node, x, size, scales)
-    if own is not None:
-        corners = rule == "align_corners"
-        return functional.interpolate(x, size[2:], mode=own, align_corners=corners)
-    for axis, (old, new, scale) in enumerate(zip(x.shape, size, scales, strict=True)):
-        if old != new:
-            matrix = torch.from_numpy(_matrix(node, old, new, scale)).to(x.dtype)
-            x = (x.movedim(axis, -1) @ matrix.T).movedim(-1, axis)
-    return x
+    spans, shape = _spans(node, x), x.shape
+    if node.attr("mode", "nearest") == "nearest":
+        made = _nearest(node, x, size, scales, spans)
+    elif (own := _torch_mode(node, x, size, scales)) is not None:
+        corners = _rule(node) == "align_corners"
+        made = functional.interpolate(x, size[2:], mode=own, align_corners=corners)
+    else:
+        made = x
+        for axis, (old, new, scale) in enumerate(zip(shape, size, scales, strict=True)):
+            if old != new or spans[axis] != (0, 1):
+                matrix = torch.from_numpy(_matrix(node, old, new, scale, spans[axis])).to(x.dtype)
+                made = (made.movedim(axis, -1) @ matrix.T).movedim(-1, axis)
+    return _with_outside(node, made, shape, scales, spans)
+
+
+def _with_outside(
+    node: Node, made: Tensor, shape: torch.Size, scales: list[float], spans: list[Span]
+) -> Tensor:
+    """Return `made` with the value that the node has for what lies outside of the image."""
+    for axis, span in enumerate(spans):
+        if span == (0, 1):
+            continue
+        old = shape[axis]
+        at = _coordinates(node, old, made.shape[axis], scales[axis], span)
+        outside = (at < 0) | (at > old - 1)
+        if outside.any():
+            rows = torch.from_numpy(outside).reshape(
+                [-1 if i == axis else 1 for i in range(made.dim())]
+            )
+            value = torch.tensor(node.attr("extrapolation_value", 0.0), dtype=made.dtype)
+            made = torch.where(rows, value, made)
+    return made
 
 
 def _torch_mode(node: Node, x: Tensor, size: list[int], scales: list[float]) -> str | None:
@@ -83,14 +118,14 @@ def _torch_mode(node: Node, x: Tensor, size: list[int], scales: list[float]) -> 
     return _LINEAR[x.dim()]
 
 
-def _coordinates(node: Node, old: int, new: int, scale: float) -> Floats:
+def _coordinates(node: Node, old: int, new: int, scale: float, span: Span) -> Floats:
     """Return where each new element lies among the old ones."""
     at = np.arange(new, dtype=np.float64)
     match _rule(node):
         case "align_corners":
             # by the exact length, as ONNX has it, which `new` is the floor of
-            span = old * scale - 1
-            return at * (old - 1) / span if span else at * 0
+            last = old * scale - 1
+            return at * (old - 1) / last if last else at * 0
         case "asymmetric":
             return at / scale
         case "half_pixel":
@@ -100,6 +135,11 @@ def _coordinates(node: Node, old: int, new: int, scale: float) -> Floats:
         case "half_pixel_symmetric":
             center = old / 2 * (1 - new / (old * scale))
             return center + (at + 0.5) / scale - 0.5
+        case "tf_crop_and_resize":
+            start, end = span
+            if new == 1:
+                return at + 0.5 * (start + end) * (old - 1)
+            return start * (old - 1) + at * (end - start) * (old - 1) / (new - 1)
         case rule:
             node.refuse(f"{rule} coordinates")
 
@@ -116,9 +156,9 @@ def _kernel(node: Node, distance: Floats) -> Floats:
     return np.where(t <= 1, near, np.where(t < 2, far, 0))
 
 
-def _matrix(node: Node, old: int, new: int, scale: float) -> Floats:
+def _matrix(node: Node, old: int, new: int, scale: float, span: Span) -> Floats:
     """Return W [new, old] such that resizing an axis is W times it."""
-    at = _coordinates(node, old, new, scale)
+    at = _coordinates(node, old, new, scale, span)
     shrink = min(scale, 1.0) if node.attr("antialias", 0) else 1.0
     reach = int(np.ceil((2 if node.attr("mode") == "cubic" else 1) / shrink)) + 1
     taps = np.floor(at)[:, None] + np.arange(-reach, reach + 1)
@@ -131,9 +171,14 @@ def _matrix(node: Node, old: int, new: int, scale: float) -> Floats:
     return matrix
 
 
-def _nearest(node: Node, x: Tensor, size: list[int], scales: list[float]) -> Tensor:
+def _nearest(
+    node: Node, x: Tensor, size: list[int], scales: list[float], spans: list[Span]
+) -> Tensor:
     """Pick rows by the coordinate rule; where that is torch's own nearest, use torch's."""
-    picks = [_nearest_rows(node, x.shape[i], size[i], scales[i]) for i in range(x.dim())]
+    picks = [
+        _nearest_rows(node, old, new, scale, span)
+        for old, new, scale, span in zip(x.shape, size, scales, spans, strict=True)
+    ]
     own = [np.floor(np.arange(n) * (x.shape[i] / n)).astype(np.int64) for i, n in enumerate(size)]
     spatial_only = x.dim() in _LINEAR and size[:2] == list(x.shape[:2])
     if spatial_only and all(np.array_equal(a, b) for a, b in zip(picks, own, strict=True)):
@@ -144,12 +189,14 @@ def _nearest(node: Node, x: Tensor, size: list[int], scales: list[float]) -> Ten
     return x
 
 
-def _nearest_rows(node: Node, old: int, new: int, scale: float) -> npt.NDArray[np.int64]:
+def _nearest_rows(
+    node: Node, old: int, new: int, scale: float, span: Span
+) -> npt.NDArray[np.int64]:
     modern = node.op == "Resize" and node.opset >= 11
     rounding = node.attr("nearest_mode", "round_prefer_floor") if modern else "floor"
     if rounding not in _ROUNDING:
         node.refuse(f"nearest_mode {rounding}")
-    rounded = _ROUNDING[rounding](_coordinates(node, old, new, scale))
+    rounded = _ROUNDING[rounding](_coordinates(node, old, new, scale, span))
     rows: npt.NDArray[np.int64] = np.clip(rounded, 0, old - 1).astype(np.int64)
     return rows
 

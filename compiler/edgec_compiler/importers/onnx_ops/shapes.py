@@ -1,6 +1,7 @@
 """Operators that move elements without computing: reshape, transpose, concat, pad, ..."""
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -148,12 +149,38 @@ def _space_to_depth(node: Node, x: Tensor) -> Tensor:
 def _col2im(node: Node, x: Tensor, _image: Tensor, _block: Tensor) -> Tensor:
     image, block = node.ints(1, "image shape"), node.ints(2, "block shape")
     pads = node.attr("pads") or [0] * (2 * len(image))
-    if len(image) != 2 or pads[:2] != pads[2:]:
-        node.refuse("only images of two axes with even padding are supported")
-    ones = [1, 1]
+    ones = [1] * len(image)
     dilations, strides = node.attr("dilations") or ones, node.attr("strides") or ones
+    if len(image) != 2 or pads[:2] != pads[2:]:
+        return _placed_blocks(x, image, block, dilations, strides, pads)
     window = (tuple(block), tuple(dilations), tuple(pads[:2]), tuple(strides))
     return functional.fold(x, tuple(image), *window)
+
+
+def _placed_blocks(
+    x: Tensor,
+    image: list[int],
+    block: list[int],
+    dilations: list[int],
+    strides: list[int],
+    pads: list[int],
+) -> Tensor:
+    """Add the columns x [N, C * block, places] into an image of any number of axes."""
+    padded = [n + pads[i] + pads[i + len(image)] for i, n in enumerate(image)]
+    where = torch.zeros(1, 1, dtype=torch.int64)  # [taps, places] into the padded image, flat
+    for axis, size in enumerate(padded):
+        reach = dilations[axis] * (block[axis] - 1)
+        taps = torch.arange(block[axis]) * dilations[axis]
+        places = torch.arange(0, size - reach, strides[axis])
+        here = taps[:, None, None] + places  # [block, 1, places]
+        where = (where[:, None, :, None] * size + here.unsqueeze(0)).flatten(2).flatten(0, 1)
+    taps_count = where.shape[0]
+    values = x.reshape(x.shape[0], -1, taps_count * where.shape[1])
+    flat = torch.zeros(*values.shape[:2], prod(padded), dtype=x.dtype)
+    made = flat.index_add(2, where.reshape(-1), values).reshape(*values.shape[:2], *padded)
+    for axis, size in enumerate(image):
+        made = made.narrow(axis + 2, pads[axis], size)
+    return made
 
 
 def _trilu(node: Node, x: Tensor, _k: Tensor | None = None) -> Tensor:

@@ -35,16 +35,30 @@ def _transform(x: Tensor, *, inverse: bool, onesided: bool) -> Tensor:
     return torch.stack([first, second], -1)
 
 
+def _real_inverse(x: Tensor, length: int) -> Tensor:
+    """Return the real values [..., length, 1] whose one-sided transform is x [..., rows, 2]."""
+    rows = length // 2 + 1
+    x = torch.nn.functional.pad(x[..., :rows, :], (0, 0, 0, max(rows - x.shape[-2], 0)))
+    real, imaginary = _basis(length, rows, x, inverse=True)
+    twice = torch.full((rows,), 2.0, dtype=x.dtype)  # each row but the ends stands for its mirror
+    twice[0] = 1
+    if length % 2 == 0:
+        twice[-1] = 1
+    a, b = x[..., 0] * twice, x[..., 1] * twice
+    return (a @ real.T - b @ imaginary.T).unsqueeze(-1)
+
+
 def _dft(node: Node, x: Tensor, *_rest: Tensor | None) -> Tensor:
     inverse, onesided = bool(node.attr("inverse", 0)), bool(node.attr("onesided", 0))
-    if inverse and onesided:
-        node.refuse("a one-sided inverse transform is not supported")
     if node.opset >= 20:
         axis = node.ints(2, "axis")[0] if node.has(2) else -2
     else:
         axis = node.attr("axis", 1)
     axis %= x.dim()
     x = x.movedim(axis, -2)
+    if inverse and onesided:
+        length = node.ints(1, "length")[0] if node.has(1) else 2 * (x.shape[-2] - 1)
+        return _real_inverse(x, length).movedim(-2, axis)
     if node.has(1):
         length, now = node.ints(1, "length")[0], x.shape[-2]
         x = x[..., :length, :]

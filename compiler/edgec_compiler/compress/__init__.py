@@ -1,0 +1,1 @@
+"""Between import and conversion: pruning, distillation, clustering, training for quantisation."""

@@ -1,0 +1,51 @@
+"""Why a model file is larger than its source file, in the words that people read."""
+
+from edgec_compiler import tflite
+from edgec_compiler.mapping.fitting import Fitted
+from edgec_compiler.source import SourceModel
+
+_LOOPS = ("LOOP", "SCAN")
+_RECURRENT = ("GRU", "LSTM", "RNN", "RNN_TANH", "RNN_RELU")
+
+
+def on_growth(source: SourceModel, fitted: Fitted) -> tuple[str, ...]:
+    """Return a note if `fitted` is larger than the source file, as far as people read sizes."""
+    size, was = len(fitted.payload), source.size_bytes
+    if not was or size <= was or _kb(size) == _kb(was):
+        return ()
+    known = _weight_bytes(fitted)
+    if known is None:
+        why = f"it is in the form that {fitted.format} files have"
+    elif known > was:
+        why = f"its weights alone take {_kb(known)}, more than the source stores them in"
+    else:
+        now, before = fitted.mapping.total, len(source.operators)
+        why = (
+            f"{_kb(known)} are weights, the rest describes {now} operators and their tensors "
+            f"(the source has {before} operators){_written_out(source, fitted)}"
+        )
+    return (f"larger than the source file ({_kb(size)}, {_kb(was)} before): {why}",)
+
+
+def _written_out(source: SourceModel, fitted: Fitted) -> str:
+    ops = {part.upper() for one in source.operators for part in one.op.split(".")}  # aten.gru.input
+    found = [name for name in _LOOPS if name in ops]
+    if fitted.format == "tflite":  # ONNX has them
+        found += [name for name in _RECURRENT if name in ops]
+    return f": every turn of {' and '.join(found)} is written out" if found else ""
+
+
+def _weight_bytes(fitted: Fitted) -> int | None:
+    if fitted.format == "tflite":
+        model = tflite.parse(fitted.payload, "the model")
+        return sum(0 if one.data is None else len(one.data) for one in model.buffers)
+    if fitted.format == "onnx":
+        import onnx  # seconds to import, and a TFLite target does without it
+
+        graph = onnx.ModelProto.FromString(fitted.payload).graph
+        return sum(int(one.ByteSize()) for one in graph.initializer)
+    return None
+
+
+def _kb(size: int) -> str:
+    return f"{size / 1000:.1f} kB"

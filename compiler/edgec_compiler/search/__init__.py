@@ -1,0 +1,1 @@
+"""The search for the variant that keeps the budget, and what each layer has to do with it."""

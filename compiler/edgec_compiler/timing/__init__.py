@@ -1,0 +1,1 @@
+"""Times bundles and models on this machine, each in a fresh process."""

@@ -1,0 +1,56 @@
+"""A result that is larger than its source file says so, and why."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from quantise_kit import forms_of
+from torch import nn
+
+from edgec_compiler.growth import on_growth
+from edgec_compiler.mapping.fitting import fit_to_target
+from edgec_compiler.recipe import Recipe
+from edgec_compiler.variants import make_variant
+from edgec_hardware_profiles import load
+
+pytestmark = pytest.mark.xdist_group("compiles")
+FRAMES = np.random.default_rng(2).normal(size=(4, 6, 5)).astype(np.float32)
+
+
+class Memory(nn.Module):
+    """[1, 6, 5] -> [1, 8]: what a GRU holds after the last step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(5, 8, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gru(x)[0][:, -1]
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes")  # torch capturing its own GRU
+@pytest.mark.parametrize(
+    ("target", "fmt", "said"),
+    [
+        ("rpi4", "tflite", "operators): every turn of GRU is written out"),
+        ("generic-arm64", "onnx", "operators and their tensors (the source has"),
+    ],
+)
+def test_a_larger_result_tells_its_weights_from_its_operators(
+    target: str, fmt: str, said: str
+) -> None:
+    torch.manual_seed(0)
+    forms, profile = forms_of(Memory(), FRAMES), load(target)
+    payload = make_variant(forms, profile, fmt, Recipe("fp32")).payload
+    fitted = fit_to_target(payload, fmt, profile, "memory", None)
+    size = len(payload)
+
+    (note,) = on_growth(replace(forms.source, size_bytes=size - 200), fitted)
+    (weights,) = on_growth(replace(forms.source, size_bytes=100), fitted)
+
+    assert said in note
+    assert note.startswith(f"larger than the source file ({size / 1000:.1f} kB, ")
+    assert "more than the source stores them in" in weights
+    for alike in (size, round(size, -2)):
+        assert on_growth(replace(forms.source, size_bytes=alike), fitted) == ()

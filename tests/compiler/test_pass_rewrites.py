@@ -1,0 +1,356 @@
+"""Each pass alone: what it makes of the forms that exporters write, and what it leaves alone."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx.parser
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from edgec_compiler.importers.importing import import_model
+from edgec_compiler.passes import PASSES, TFLITE_PASSES, capture, run_passes
+from edgec_compiler.passes.graph import observe
+from edgec_compiler.passes.transposes import channel_last_ends
+
+IMAGE, ROWS = (1, 4, 6, 6), (2, 3, 8)
+NAMED = {one.name: one for one in (*PASSES, *TFLITE_PASSES)}
+
+
+class Holder(nn.Module):
+    """A function over layers and constants that it is given."""
+
+    def __init__(self, call: Callable[..., Any], *parts: Any) -> None:
+        super().__init__()
+        self.call = call
+        self.layers = nn.ModuleList([part for part in parts if isinstance(part, nn.Module)])
+        self.values = nn.ParameterList([part for part in parts if not isinstance(part, nn.Module)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.call(x, *self.layers, *self.values)  # type: ignore[no-any-return]
+
+
+def rewritten(name: str, module: nn.Module, shape: tuple[int, ...]) -> tuple[int, list[str]]:
+    """Run one pass; return how many places it rewrote and the operators that are left."""
+    torch.manual_seed(0)
+    x = torch.randn(shape)
+    graph = capture(module.eval(), (x,))
+    observe(graph, (x,))
+    changed = run_passes(graph, (x,), (NAMED[name],))
+    return changed[name], operators(graph)
+
+
+def operators(graph: fx.GraphModule) -> list[str]:
+    calls = [str(n.target) for n in graph.graph.nodes if n.op == "call_function"]
+    return [call.split(".")[1] for call in calls]
+
+
+def cube(x: torch.Tensor) -> torch.Tensor:
+    return x + 0.044715 * x**3
+
+
+def written_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    spread = torch.sqrt(centred.pow(2).mean(-1, keepdim=True) + 1e-5)
+    return centred / spread * weight + bias
+
+
+def bare_norm(x: torch.Tensor) -> torch.Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    return centred * torch.rsqrt((centred * centred).mean(-1, keepdim=True) + 1e-6)
+
+
+def written_softmax(x: torch.Tensor) -> torch.Tensor:
+    above = torch.exp(x - x.amax(-1, keepdim=True))
+    return above / above.sum(-1, keepdim=True)
+
+
+def shuffled(x: torch.Tensor) -> torch.Tensor:
+    return x.view(1, 2, 2, 6, 6).transpose(1, 2).reshape(1, 4, 6, 6)
+
+
+ROOT = math.sqrt(2 / math.pi)
+CONV = nn.Conv2d(4, 5, 3)
+SCALE, SHIFT = torch.rand(1, 5, 1, 1) + 0.5, torch.randn(5, 1, 1)
+BEFORE = torch.rand(1, 4, 1, 1) + 0.5
+CASES: dict[str, tuple[str, nn.Module, tuple[int, ...], list[str]]] = {
+    "gelu by tanh": (
+        "fuse-gelu",
+        Holder(lambda x: 0.5 * x * (1 + torch.tanh(ROOT * cube(x)))),
+        ROWS,
+        ["gelu"],
+    ),
+    "hard swish, divided": (
+        "fuse-hard-swish",
+        Holder(lambda x: x * torch.clamp(x + 3, 0, 6) / 6),
+        IMAGE,
+        ["hardswish"],
+    ),
+    "hard swish by relu6": (
+        "fuse-hard-swish",
+        Holder(lambda x: x * (F.relu6(x + 3) * (1 / 6))),
+        IMAGE,
+        ["hardswish"],
+    ),
+    "hard sigmoid": (
+        "fuse-hard-sigmoid",
+        Holder(lambda x: F.hardtanh(3 + x, 0.0, 6.0) / 6),
+        IMAGE,
+        ["hardsigmoid"],
+    ),
+    "hard sigmoid by sixths": (
+        "fuse-hard-sigmoid",
+        Holder(lambda x: torch.clamp(x * (1 / 6) + 0.5, 0, 1)),
+        IMAGE,
+        ["hardsigmoid"],
+    ),
+    "softmax": ("fuse-softmax", Holder(written_softmax), ROWS, ["softmax"]),
+    "layer norm": (
+        "fuse-layer-norm",
+        Holder(written_norm, torch.rand(8), torch.randn(8)),
+        ROWS,
+        ["layer_norm"],
+    ),
+    "layer norm without constants": ("fuse-layer-norm", Holder(bare_norm), ROWS, ["layer_norm"]),
+    "two transposes": (
+        "merge-transposes",
+        Holder(lambda x: x.permute(0, 2, 3, 1).relu().permute(0, 3, 1, 2).exp()),
+        IMAGE,
+        ["relu", "exp"],
+    ),
+    "transposes around a sum with a constant": (
+        "merge-transposes",
+        Holder(lambda x, c: (x.transpose(1, 2) * 2 + c).transpose(1, 2).exp(), torch.randn(3)),
+        ROWS,
+        ["mul", "add", "exp"],
+    ),
+    "transposes around a concatenation": (
+        "merge-transposes",
+        Holder(lambda x: torch.cat([x.mT.relu(), x.mT.exp()], 2).mT.neg()),
+        ROWS,
+        ["relu", "exp", "cat", "neg"],
+    ),
+    "a transpose of axes of 1": (
+        "merge-transposes",
+        Holder(lambda x: x.transpose(0, 1).exp()),
+        (1, 3, 8),
+        ["view", "exp"],
+    ),
+    "a maximum over the image": (
+        "reduce-by-pool",
+        Holder(lambda x: x.amax((2, 3)).exp()),
+        IMAGE,
+        ["max_pool2d", "view", "exp"],
+    ),
+    "constants behind a layer": (
+        "fold-scales",
+        Holder(lambda x, conv, a, b: (conv(x) * a + b - 1) / 2, CONV, SCALE, SHIFT),
+        IMAGE,
+        ["conv2d"],
+    ),
+    "constants before a layer": (
+        "fold-scales",
+        Holder(lambda x, conv, a: conv((x - 3) * a), CONV, BEFORE),
+        IMAGE,
+        ["conv2d"],
+    ),
+    "constants around a linear layer": (
+        "fold-scales",
+        Holder(lambda x, layer, a: layer(2 * x + a) * 0.5, nn.Linear(8, 3), torch.randn(8)),
+        ROWS,
+        ["linear"],
+    ),
+    "constants behind a transposed layer": (
+        "fold-scales",
+        Holder(lambda x, c, a: c(x) * a, nn.ConvTranspose2d(4, 5, 2, bias=False), SCALE),
+        IMAGE,
+        ["conv_transpose2d"],
+    ),
+    "zeros around an image": (
+        "fold-padding",
+        Holder(lambda x, conv: conv(F.pad(x, (1, 1, 2, 2))), CONV),
+        IMAGE,
+        ["conv2d"],
+    ),
+    "zeros around a signal": (
+        "fold-padding",
+        Holder(lambda x, conv: conv(F.pad(x, (2, 2))), nn.Conv1d(3, 2, 3, padding=1)),
+        ROWS,
+        ["conv1d"],
+    ),
+    "zeros before an average": (
+        "fold-padding",
+        Holder(lambda x: F.avg_pool2d(F.pad(x, (1, 1, 1, 1)), 3)),
+        IMAGE,
+        ["avg_pool2d"],
+    ),
+    "normalisation behind a transposed layer": (
+        "fold-batch-norm",
+        nn.Sequential(nn.ConvTranspose2d(4, 3, 2, 2), nn.BatchNorm2d(3)),
+        IMAGE,
+        ["conv_transpose2d"],
+    ),
+    "neutral numbers": (
+        "drop-identities",
+        Holder(lambda x: torch.cat([(1 * x + 0) / 1 - 0]).exp()),
+        ROWS,
+        ["exp"],
+    ),
+    "reshapes in a row": (
+        "drop-identities",
+        Holder(lambda x: x.reshape(6, 8).reshape(-1).reshape(2, 24)),
+        ROWS,
+        ["reshape"],
+    ),
+    "a pixel shuffle": (
+        "convolve-shuffles",
+        Holder(lambda x: F.pixel_shuffle(x, 2)),
+        IMAGE,
+        ["conv_transpose2d"],
+    ),
+    "a pixel unshuffle": (
+        "convolve-shuffles",
+        Holder(lambda x: F.pixel_unshuffle(x, 3)),
+        IMAGE,
+        ["conv2d"],
+    ),
+    "a channel shuffle": ("convolve-shuffles", Holder(shuffled), IMAGE, ["conv2d"]),
+    "prelu": ("write-prelus", nn.PReLU(4), IMAGE, ["relu", "neg", "relu", "mul", "sub"]),
+    "leaky relu": ("write-prelus", nn.LeakyReLU(0.1), IMAGE, ["mul", "maximum"]),
+    "a padded maximum behind relu": (
+        "zero-padded-maxima",
+        Holder(lambda x: F.max_pool2d(F.relu(x), 3, 2, 1)),
+        IMAGE,
+        ["relu", "constant_pad_nd", "max_pool2d"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "module", "shape", "left"), CASES.values(), ids=CASES)
+def test_a_pass_rewrites_the_form_and_changes_no_value(
+    name: str, module: nn.Module, shape: tuple[int, ...], left: list[str]
+) -> None:
+    found, made = rewritten(name, module, shape)
+
+    assert found >= 1
+    assert [op.removesuffix("_") for op in made] == left
+
+
+PADDED = nn.Conv2d(4, 5, 3, padding=1)
+ALONE: dict[str, tuple[str, nn.Module, tuple[int, ...]]] = {
+    "an addition before a layer that pads": (
+        "fold-scales",
+        Holder(lambda x, conv: conv(x + 1), PADDED),
+        IMAGE,
+    ),
+    "a constant per row": (
+        "fold-scales",
+        Holder(lambda x, conv, a: conv(x) * a, PADDED, torch.rand(6, 1)),
+        IMAGE,
+    ),
+    "a layer with another reader": (
+        "fold-scales",
+        Holder(lambda x, conv: (lambda y: y * 2 + y.exp())(conv(x)), PADDED),
+        IMAGE,
+    ),
+    "one minus a layer": ("fold-scales", Holder(lambda x, conv: 1 - conv(x), PADDED), IMAGE),
+    "uneven zeros": ("fold-padding", Holder(lambda x, c: c(F.pad(x, (0, 1, 0, 1))), CONV), IMAGE),
+    "ones around an image": (
+        "fold-padding",
+        Holder(lambda x, c: c(F.pad(x, (1, 1, 1, 1), value=1.0)), CONV),
+        IMAGE,
+    ),
+    "another constant in a hard swish": (
+        "fuse-hard-swish",
+        Holder(lambda x: x * torch.clamp(x + 2, 0, 6) / 6),
+        IMAGE,
+    ),
+    "a softmax over other values": (
+        "fuse-softmax",
+        Holder(lambda x: torch.exp(x) / torch.exp(x).sum(-1, keepdim=True).add(1)),
+        ROWS,
+    ),
+    "a norm over another axis": (
+        "fuse-layer-norm",
+        Holder(lambda x: (x - x.mean(1, True)) / (x.pow(2).mean(1, True) + 1e-5).sqrt()),
+        ROWS,
+    ),
+    "a transpose that is read twice": (
+        "merge-transposes",
+        Holder(lambda x: (lambda y: y.relu() + y.flatten(1).sum())(x.mT)),
+        ROWS,
+    ),
+    "a leaky relu that is steeper below": ("write-prelus", nn.LeakyReLU(1.5), IMAGE),
+    "a padded maximum of any values": (
+        "zero-padded-maxima",
+        Holder(lambda x: F.max_pool2d(x, 3, 2, 1)),
+        IMAGE,
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "module", "shape"), ALONE.values(), ids=ALONE)
+def test_what_a_pass_leaves_alone(name: str, module: nn.Module, shape: tuple[int, ...]) -> None:
+    assert rewritten(name, module, shape)[0] == 0
+
+
+WRITTEN = {
+    "fuse-hard-swish": """g (float[1, 4] x) => (float[1, 4] y)
+        <float three = {3.0}, float low = {0.0}, float high = {6.0}, float six = {6.0}>
+        { a = Add(x, three)  b = Clip(a, low, high)  c = Mul(x, b)  y = Div(c, six) }""",
+    "fuse-gelu": """g (float[1, 4] x) => (float[1, 4] y)
+        <float root = {1.4142135}, float one = {1.0}, float half = {0.5}>
+        { a = Div(x, root)  b = Erf(a)  c = Add(b, one)  d = Mul(x, c)  y = Mul(d, half) }""",
+    "fuse-layer-norm": """g (float[1, 2, 4] x) => (float[1, 2, 4] y)
+        <float two = {2.0}, float eps = {0.00001}, float[4] scale = {1.0, 2.0, 3.0, 4.0},
+         float[4] shift = {0.5, 0.0, -1.0, 2.0}>
+        { m = ReduceMean <axes = [-1]> (x)  d = Sub(x, m)  p = Pow(d, two)
+          v = ReduceMean <axes = [-1]> (p)  e = Add(v, eps)  r = Sqrt(e)  n = Div(d, r)
+          s = Mul(n, scale)  y = Add(s, shift) }""",
+    "fuse-softmax": """g (float[1, 2, 4] x) => (float[1, 2, 4] y)
+        { m = ReduceMax <axes = [-1]> (x)  d = Sub(x, m)  e = Exp(d)
+          s = ReduceSum <axes = [-1]> (e)  y = Div(e, s) }""",
+}
+
+
+@pytest.mark.parametrize(("name", "text"), WRITTEN.items(), ids=WRITTEN)
+def test_what_onnx_exporters_write_out_is_fused(name: str, text: str, tmp_path: Path) -> None:
+    opset = 11 if "ReduceSum" in text else 13
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> {text}')
+    onnx.save(model, tmp_path / "m.onnx")
+    source = import_model(str(tmp_path / "m.onnx"), {})
+    assert source.module is not None
+    graph = capture(source.module, source.example())
+
+    assert run_passes(graph, source.example())[name] == 1
+    assert len(operators(graph)) == 1
+
+
+def test_ends_that_the_model_turns_itself_are_channel_last_already() -> None:
+    def of_tensorflow(x: torch.Tensor, conv: nn.Module) -> torch.Tensor:
+        return conv((x - 0.5).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # type: ignore[no-any-return]
+
+    x = torch.randn(1, 4, 4, 4)
+    graph, plain = capture(Holder(of_tensorflow, CONV), (x,)), capture(CONV, (x,))
+    observe(graph, (x,)), observe(plain, (x,))
+
+    assert channel_last_ends(graph) == (frozenset({0}), frozenset({0}))
+    assert channel_last_ends(plain) == (frozenset(), frozenset())
+
+
+@pytest.mark.parametrize(("_name", "module", "shape", "_left"), CASES.values(), ids=CASES)
+def test_in_order_the_passes_change_no_value_and_leave_nothing_for_a_second_run(
+    _name: str, module: nn.Module, shape: tuple[int, ...], _left: list[str]
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(shape)
+    graph = capture(module.eval(), (x,))
+    run_passes(graph, (x,), (*PASSES, *TFLITE_PASSES))
+
+    assert set(run_passes(graph, (x,), (*PASSES, *TFLITE_PASSES)).values()) == {0}
+    with torch.no_grad():
+        torch.testing.assert_close(graph(x), module(x), rtol=1e-4, atol=1e-5)
