@@ -8,14 +8,12 @@ bundled copy of the UCI handwritten digits (1797 images, 8x8), upsampled to 32x3
 
 import argparse
 import copy
-import logging
-import warnings
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import torch
 from model import CLASSES, SIDE, DigitNet
 from PIL import Image
@@ -23,7 +21,13 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # for `training`, beside this folder
+
+from training.exporting import save_onnx, save_pt2
+from training.recipe import prepare
+
 HERE = Path(__file__).resolve().parent
+EXAMPLE = torch.zeros(1, 1, SIDE, SIDE)
 ACCEPTANCE_PER_CLASS = 12
 EVALUATION_PER_CLASS = 45
 CALIBRATION_SAMPLES = 200
@@ -143,36 +147,6 @@ def accuracy(net: nn.Module, data: Split) -> float:
     return float((net(data.tensor()).argmax(1).numpy() == data.labels).mean())
 
 
-def save_pt2(net: nn.Module, path: Path) -> None:
-    """Write `net` as an exported program with batch 1, without source paths in its graph."""
-    program = torch.export.export(net, (torch.zeros(1, 1, SIDE, SIDE),))
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)
-    torch.export.save(program, path)
-
-
-def save_onnx(net: nn.Module, path: Path) -> None:
-    """Write `net` as ONNX opset 18 with a free batch dimension, without source paths."""
-    example = (torch.zeros(2, 1, SIDE, SIDE),)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own deprecation notes
-        program = torch.onnx.export(
-            net,
-            example,
-            dynamo=True,
-            verbose=False,
-            opset_version=18,
-            input_names=["image"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-        )
-    proto = program.model_proto
-    for holder in (proto, proto.graph, *proto.graph.node, *proto.graph.value_info):
-        holder.ClearField("metadata_props")
-        holder.ClearField("doc_string")
-    onnx.save(proto, path)
-
-
 def save_splits(out: Path, training: Split, evaluation: Split, acceptance: Split) -> None:
     """Write the three `.npz` files; calibration is a part of the training images."""
     calibration = Split(
@@ -219,9 +193,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE, help="folder to write to")
     out: Path = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    torch.use_deterministic_algorithms(True)
-    torch.set_num_threads(1)  # the sums, and so the bytes, do not depend on the cores
+    prepare()
     torch.manual_seed(0)
     training, evaluation, acceptance = split_by_class(load_images(), seed=0)
     save_splits(out, training, evaluation, acceptance)
@@ -230,8 +202,8 @@ def main() -> None:
         net = train(net, training, recipe, seed=1)
         rows.append((recipe, accuracy(net, evaluation), accuracy(net, acceptance)))
         print(f"{recipe.version}: evaluation {rows[-1][1]:.4f}, acceptance {rows[-1][2]:.4f}")
-        save_onnx(net, out / f"{recipe.version}.onnx")
-        save_pt2(net, out / f"{recipe.version}.pt2")
+        save_onnx(net, EXAMPLE, out / f"{recipe.version}.onnx", ["image"], ["logits"])
+        save_pt2(net, EXAMPLE, out / f"{recipe.version}.pt2")
     counts = [len(s.labels) for s in (training, evaluation, acceptance)]
     sizes = f"Training {counts[0]}, evaluation {counts[1]}, acceptance {counts[2]} images."
     parameters = sum(p.numel() for p in net.parameters())
