@@ -73,6 +73,11 @@ class Process:
             )
             session.execute(delete(Part).where(Part.beat_at < at - GONE_AFTER))
 
+    def begin_anew(self) -> None:
+        """Count as started just now, so that instances that wait come first."""
+        self._started = utcnow()
+        self._beat_at = None
+
     def gone(self, db: Database) -> None:
         """Take the heartbeat away: the part has stopped."""
         with db.write() as session:

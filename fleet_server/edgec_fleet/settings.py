@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from edgec_bundle.store import DEFAULT_BLOCK_BYTES
 from edgec_fleet.errors import SettingsError
 
 CONFIG = "config.toml"
@@ -68,6 +69,13 @@ class Settings:
     max_upload_bytes: int = 2 * 2**30
     device_certificate_days: int = 365
     session_hours: int = 12
+    block_bytes: int = DEFAULT_BLOCK_BYTES  # of blobs over MQTT
+    merge_window_ms: int = 8000  # wants are gathered, and no block is repeated, for this long
+    blocks_bytes_per_s: int = 0  # of all blocks together; 0: as fast as the broker takes them
+    device_bytes_per_s: int = 8 * 2**20  # of the blocks that one device causes; 0: no limit
+    timeline_events: int = 10_000  # kept of each device; telemetry windows too
+    http_threads: int = 64  # requests at once, at each listener
+    http_per_client: int = 16  # of them of one address, or one device
     signers: Mapping[str, str] = field(default_factory=dict)  # role -> URI of a key elsewhere
 
     @property
@@ -182,11 +190,21 @@ _ADDRESSES = {
     "devices": "HTTPS for devices",
     "mqtt": "the broker's TLS listener",
 }
+# name -> (least, most)
+_AMOUNTS = {
+    "block_bytes": (4096, 2**20),
+    "merge_window_ms": (0, 60_000),
+    "blocks_bytes_per_s": (0, 2**40),
+    "device_bytes_per_s": (0, 2**40),
+    "timeline_events": (100, 10**9),
+    "http_threads": (4, 1024),
+    "http_per_client": (1, 1024),
+}
 _ALWAYS = ("tenant", "database", "http", "devices", "mqtt", "hosts")
 _KEYS = (
     *("tenant", "database", "blobs", "http", "devices", "mqtt", "broker", "hosts"),
     *("devices_url", "mqtt_public", "max_upload_bytes", "device_certificate_days"),
-    *("session_hours", "signers"),
+    *("session_hours", *_AMOUNTS, "signers"),
 )
 
 
@@ -204,6 +222,13 @@ def _toml(value: object) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+def _within(name: str, value: int) -> int:
+    least, most = _AMOUNTS[name]
+    if not least <= value <= most:
+        raise SettingsError(f"{CONFIG}: {name} = {value}: expected {least} to {most}")
+    return value
+
+
 def _checked(raw: dict[str, Any]) -> dict[str, Any]:
     """Return the keyword arguments for Settings, typed. Raises SettingsError."""
     checked: dict[str, Any] = {}
@@ -217,6 +242,8 @@ def _checked(raw: dict[str, Any]) -> dict[str, Any]:
                 not isinstance(value, bool) and value > 0
             ):
                 checked[name] = value
+            case _, int() if name in _AMOUNTS and not isinstance(value, bool):
+                checked[name] = _within(name, value)
             case "signers", dict() if all(isinstance(uri, str) for uri in value.values()):
                 checked[name] = dict(value)
             case "tenant" | "database" | "blobs" | "broker" | "devices_url", str() if value:

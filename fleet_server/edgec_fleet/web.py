@@ -23,9 +23,10 @@ from edgec_fleet.errors import FleetError
 from edgec_fleet.pki import Authority, ServerFiles, ensure_server_files
 from edgec_fleet.server import Server
 from edgec_fleet.settings import Address, Settings
+from edgec_fleet.worker import PatientWorker
 
-THREADS = 16
-SOCKET_TIMEOUT_S = 60.0  # for the TLS handshake and each read, so that nobody holds a thread
+CONNECTIONS = 2048  # open ones; above that they wait to be accepted
+SOCKET_TIMEOUT_S = 60.0  # for each read; `worker` bounds the whole
 
 LISTENERS = ("operators", "devices")
 
@@ -50,8 +51,9 @@ class Listener(BaseApplication):  # type: ignore[misc]
         options: dict[str, Any] = {
             "bind": [str(address)],
             "workers": 1,
-            "worker_class": "gthread",
-            "threads": THREADS,
+            "worker_class": PatientWorker,
+            "worker_connections": CONNECTIONS,
+            "threads": self.settings.http_threads,
             "timeout": 60,
             "graceful_timeout": 3,
             "keepalive": 15,
@@ -66,7 +68,7 @@ class Listener(BaseApplication):  # type: ignore[misc]
                 "certfile": str(self.tls.certificate),
                 "keyfile": str(self.tls.key),
                 "ca_certs": str(self.tls.ca),
-                "do_handshake_on_connect": True,
+                "do_handshake_on_connect": False,  # but in its thread, where it is watched
                 "ssl_context": lambda _config, _default: tls_context(self.name, self.tls),
             }
         for name, value in options.items():

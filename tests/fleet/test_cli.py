@@ -10,7 +10,7 @@ import pytest
 from edgec_bundle.trust import generate_key, public_path
 from edgec_fleet.cli import main
 from edgec_fleet.cli.program import build_parser
-from edgec_fleet.db.schema import Device, DeviceUpdate
+from edgec_fleet.db.schema import Base, Device, DeviceUpdate
 from edgec_fleet.server import Server
 from edgec_fleet.settings import Address, Settings
 
@@ -388,16 +388,19 @@ class TestAudit:
 
 @ON_SQLITE
 def test_an_old_database_is_named_and_upgraded(settings, run):
-    from edgec_fleet.db import Database
+    from edgec_fleet.db import Database, migrate
 
     database = Database(settings.database_url)
     with database.engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0000'")
-    code, _, err = run("device", "list")
-    with database.engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+        connection.exec_driver_sql("DELETE FROM alembic_version")
+        for table in reversed(Base.metadata.sorted_tables):
+            table.drop(connection)
+    migrate.upgrade(database, "0001")
     database.close()
+
+    code, _, err = run("device", "list")
 
     assert code == 2
     assert "edgec-fleet upgrade" in err
     assert run("upgrade")[0] == 0
+    assert run("device", "list")[0] == 0

@@ -1,12 +1,15 @@
 """The gateway as a process beside a real broker: devices, blocks, patches, kills."""
 
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -37,12 +40,15 @@ from edgec_bundle.store import DEFAULT_BLOCK_BYTES, BytesReader
 from edgec_bundle.trust.device import verify_offer
 from edgec_bundle.trust.state import TrustState
 from edgec_fleet import audit
+from edgec_fleet._child import command
 from edgec_fleet.broker import choice
-from edgec_fleet.db.schema import Assignment, DeviceEvent, DeviceUpdate, utcnow
+from edgec_fleet.db.schema import Assignment, DeviceEvent, DeviceUpdate, Part, utcnow
 from edgec_fleet.errors import FleetError, SettingsError
 from edgec_fleet.gateway import __main__ as gateway_process
 from edgec_fleet.gateway import blocks
+from edgec_fleet.gateway.duty import LIVES, at_work
 from edgec_fleet.gateway.link import Broker as BrokerUrl
+from edgec_fleet.gateway.wants import Pace, Wants
 from edgec_fleet.process import Process
 from edgec_fleet.registry import publish, trust_state
 from edgec_fleet.rollout import control, engine
@@ -50,7 +56,7 @@ from edgec_fleet.server import Server
 from edgec_fleet.settings import Address, Settings
 
 OPERATOR = audit.Actor("olga")
-SEED = bytes(range(256)) * 1200  # 300 kB: three blocks
+SEED = Random(1).randbytes(300 << 10)  # three blocks
 
 
 @dataclass
@@ -422,6 +428,27 @@ def test_nothing_that_devices_say_is_lost_while_the_gateway_is_killed(fleet: Fle
     device.close()
 
 
+def test_a_second_gateway_stands_by_and_takes_over_from_one_that_is_killed(fleet: Fleet) -> None:
+    model = fleet.new_model()
+    fleet.publish(model, "1.0.0", 1, SEED)
+    device = fleet.device("handed-over")
+    second = PartProcess("edgec_fleet.gateway", fleet.server.settings, fleet.folder / "second.log")
+    stood_by = "is at work" in second.log.read_text()
+    device.hello()
+    fleet.roll_out(model, "1.0.0", "handed-over")
+    manifest = source(device.desired(model), "manifest")
+    from_first = device.fetch(manifest.sha256, manifest.bytes)
+
+    fleet.parts["gateway"].kill()
+    fleet.parts["gateway"] = second
+    from_second = device.fetch(manifest.sha256, manifest.bytes)
+
+    assert stood_by
+    assert from_second == from_first
+    wait_for(lambda: second.log.read_text().count("ready ") == 2, "the second to be at work")
+    device.close()
+
+
 def test_desired_is_sent_again_at_hello_and_when_trust_metadata_was_renewed(fleet: Fleet) -> None:
     model, other = fleet.new_model(), fleet.new_model()
     fleet.publish(model, "1.0.0", 1, SEED)
@@ -439,6 +466,67 @@ def test_desired_is_sent_again_at_hello_and_when_trust_metadata_was_renewed(flee
     assert again.metadata == first.metadata
     assert fresh.director == first.director
     assert fresh.metadata != first.metadata
+    device.close()
+
+
+def test_a_gateway_takes_over_from_one_on_another_machine_that_is_heard_of_no_more(
+    fleet: Fleet,
+) -> None:
+    fleet.parts.pop("gateway").stop()
+    other = {"name": "gateway", "instance": "elsewhere:1", "detail": {}}
+    with fleet.server.db.write() as session:
+        session.add(Part(**other, started_at=utcnow() - timedelta(days=1), beat_at=utcnow()))
+    fleet.start("gateway")
+    log = fleet.parts["gateway"].log
+    wait_for(lambda: "gateway elsewhere:1 is at work" in log.read_text(), "it to stand by", 30)
+
+    with fleet.server.db.write() as session:
+        session.get_one(Part, ("gateway", "elsewhere:1")).beat_at = utcnow() - LIVES
+
+    wait_for(lambda: f"ready mqtts://127.0.0.1:{fleet.port}" in log.read_text(), "the takeover", 30)
+
+
+def test_whoever_gives_its_turn_away_goes_last(fleet: Fleet) -> None:
+    first, second = Process("gateway"), Process("gateway")
+    first.name = second.name = "gateway-of-a-test"
+    first.instance, second.instance = "machine-1:1", "machine-2:1"
+    turns = []
+    for one in (first, second):
+        turns.append(at_work(one, fleet.server.db, utcnow()))
+    first.begin_anew()
+    turns += [at_work(one, fleet.server.db, utcnow()) for one in (first, second)]
+
+    assert turns == ["machine-1:1", "machine-1:1", "machine-2:1", "machine-2:1"]
+
+
+@pytest.mark.full
+def test_a_gateway_that_cannot_reach_the_broker_leaves_the_work_to_one_that_can(
+    fleet: Fleet,
+) -> None:
+    fleet.parts.pop("gateway").stop()
+    settings = replace(fleet.server.settings, broker=f"mqtts://127.0.0.1:{free_port()}")
+    log = fleet.folder / "cut-off.log"
+    with log.open("wb") as file:
+        words = command(["-m", "edgec_fleet.gateway", *settings.to_arguments()])
+        cut_off = subprocess.Popen(words, stdout=file, stderr=file)
+    try:
+        wait_for(lambda: "waiting for the broker" in log.read_text(), "it to wait", 60)
+        fleet.start("gateway")
+        other = fleet.parts["gateway"].log
+        ready = f"ready mqtts://127.0.0.1:{fleet.port}"
+        wait_for(lambda: ready in other.read_text(), "the takeover", 60)
+        wait_for(lambda: "ready to take over" in log.read_text(), "it to stand by", 30)
+    finally:
+        cut_off.terminate()
+        cut_off.wait(15)
+
+    model = fleet.new_model()
+    content = fleet.publish(model, "1.0.0", 1, SEED)
+    device = fleet.device("steadfast")
+    device.hello()
+    fleet.roll_out(model, "1.0.0", "steadfast")
+    file = source(device.desired(model), "model")
+    assert device.fetch(file.sha256, file.bytes) == content
     device.close()
 
 
@@ -462,17 +550,43 @@ def test_garbage_and_forged_messages_leave_the_gateway_at_work(fleet: Fleet) -> 
     device.close()
 
 
+def test_ten_thousand_requests_of_one_device_do_not_keep_another_from_its_blocks(
+    fleet: Fleet,
+) -> None:
+    model = fleet.new_model()
+    content = fleet.publish(model, "1.0.0", 1, SEED)
+    flooder, other = fleet.device("flooder"), fleet.device("bystander")
+    flooder.hello()
+    other.hello()
+    fleet.roll_out(model, "1.0.0", "flooder", "bystander")
+    digest = source(flooder.desired(model), "model").sha256
+    file = source(other.desired(model), "model")
+    topic = flooder.identity.topics.up("request")
+    good = Request(
+        at=rfc3339(utcnow()),
+        digest=digest,
+        first=0,
+        bitmap=b"\xff" * 12 * 1024,
+        block_bytes=DEFAULT_BLOCK_BYTES,
+    ).to_bytes()
+    hostile = (
+        good,
+        good.replace(digest.encode(), b"ab" * 32),
+        good.replace(b'"first":0', b'"first":-1'),
+        good.replace(b'"first":0', b'"first":99999999999999999999'),
+        good[:-9000],
+        b'{"bitmap":"' + b"A" * 30_000 + b'"}',
+    )
+
+    for number in range(10_000):
+        flooder.client.client.publish(topic, hostile[number % len(hostile)], 0)
+
+    assert other.fetch(file.sha256, file.bytes) == content
+    flooder.close()
+    other.close()
+
+
 # -- without a broker ---------------------------------------------------------------------------
-
-
-def test_wants_of_one_window_are_merged_and_sorted() -> None:
-    wants = blocks.Wants()
-    wants.add(blocks.Want("t", "aa", (3, 1)))
-    wants.add(blocks.Want("t", "bb", (0,)))
-    wants.add(blocks.Want("t", "aa", (1, 2)))
-
-    assert wants.take(1) == [blocks.Want("t", "aa", (1, 2, 3)), blocks.Want("t", "bb", (0,))]
-    assert wants.take(0.01) == []
 
 
 def test_one_request_is_bounded() -> None:
@@ -484,7 +598,7 @@ def test_one_request_is_bounded() -> None:
         block_bytes=DEFAULT_BLOCK_BYTES,
     )
 
-    found = blocks.check(request, 10 * 2**40)
+    found = blocks.check(request, 10 * 2**40, DEFAULT_BLOCK_BYTES)
 
     assert found == tuple(range(blocks.MAXIMUM_BLOCKS))
 
@@ -524,10 +638,10 @@ def test_blocks_of_other_blobs_go_out_when_the_disk_fails_under_one() -> None:
             pass
 
     bad, good = "ab" * 32, "cd" * 32
-    wants, wire = blocks.Wants(), Wire()
-    sender = blocks.BlockSender(wire, Store(), wants)  # type: ignore[arg-type]
-    wants.add(blocks.Want("default", bad, (0,)))
-    wants.add(blocks.Want("default", good, (0,)))
+    wants, wire = Wants(Pace(DEFAULT_BLOCK_BYTES, gather_s=0)), Wire()
+    sender = blocks.BlockSender(wire, Store(), wants, DEFAULT_BLOCK_BYTES)  # type: ignore[arg-type]
+    wants.add("one", "default", bad, (0,), 9)
+    wants.add("one", "default", good, (0,), 9)
     sender.start()
 
     wait_for(lambda: wire.sent, "the other blob")
@@ -539,6 +653,7 @@ def test_blocks_of_other_blobs_go_out_when_the_disk_fails_under_one() -> None:
 def test_gateway_that_went_deaf_ends_so_that_it_is_started_again() -> None:
     ended: Any = threading.Thread(name="edgec-intake")
     unused: Any = None
+    turn = gateway_process.Turn(Process("gateway"), unused, unused)
 
     with pytest.raises(FleetError, match="edgec-intake"):
-        gateway_process._loop(Process("gateway"), unused, unused, unused, ended, ended)
+        gateway_process._loop(turn, unused, unused, ended, ended)

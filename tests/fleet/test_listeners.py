@@ -6,6 +6,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 import warnings
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from edgec_fleet import audit, enrolment
 from edgec_fleet.db.schema import Device
 from edgec_fleet.settings import Address
+from edgec_fleet.worker import DEVICES_S, HEAD_S
 
 pytestmark = pytest.mark.parametrize("template", ["sqlite"], indirect=True)
 
@@ -157,6 +159,53 @@ def test_rude_clients_do_not_take_the_listener_down(server, start):
 
     for rude in idle:
         rude.close()
+
+
+def test_slow_clients_of_one_address_hold_up_nobody_else_and_are_cut_off(server, settings, start):
+    replace(settings, http_threads=8, http_per_client=4).save()
+    _, port = start("devices")
+    slow = [
+        socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.2", 0))
+        for _ in range(24)
+    ]
+    for one in slow:
+        one.sendall(b"\x16\x03\x01")  # a TLS handshake begins, and never goes on
+
+    assert ask(port, "GET", "/v1/enrolment", client_tls(server))[0] == 200
+
+    slow[0].settimeout(60)
+    assert slow[0].recv(1) == b""  # cut off
+    for one in slow:
+        one.close()
+
+
+HEAD = b"POST /v1/enrol HTTP/1.1\r\nHost: x\r\nContent-Length: 4000\r\n"
+DRIPS = {
+    "head": (HEAD, b"A", HEAD_S),
+    "body": (HEAD + b"Content-Type: application/json\r\n\r\n{", b" ", DEVICES_S),
+}
+
+
+def drip(connection, start, drop, most_s):
+    connection.sendall(start)
+    until = time.monotonic() + most_s
+    while time.monotonic() < until:
+        connection.sendall(drop)
+        time.sleep(0.2)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("start_of_it", "drop", "most_s"), DRIPS.values(), ids=DRIPS)
+def test_an_enrolment_that_drips_in_is_cut_off(server, start, start_of_it, drop, most_s):
+    _, port = start("devices")
+    with (
+        socket.create_connection(("127.0.0.1", port)) as plain,
+        client_tls(server).wrap_socket(plain, server_hostname="127.0.0.1") as slow,
+        pytest.raises((ConnectionError, ssl.SSLError)),
+    ):
+        drip(slow, start_of_it, drop, 4 * most_s + 60)
+
+    assert ask(port, "GET", "/v1/enrolment", client_tls(server))[0] == 200
 
 
 def test_old_tls_is_refused(server, start):

@@ -59,7 +59,7 @@ class Rules:
         blobs it is given is decided with every message, for a right may come after the wish.
         """
         if client == GATEWAY:
-            return filter_.removeprefix("$share/gateway/").startswith(_ROOT)
+            return filter_.startswith(_ROOT)
         match filter_.split("/"):
             case ["edgec", "v1", _, "dev", device, "down", _]:
                 return device == client and client not in self.policy.revoked

@@ -38,6 +38,8 @@ class Release(Base):
     `state`: "unsigned" (stored, no signed targets.json names it yet) -> "published"
     -> "withdrawn" (signed targets no longer name it; devices refuse it).
     `number` is the manifest's `release`, which grows with each release of the model.
+    `audience_at`: when the versions in the field were last counted, so that patches from them are
+    made before devices ask; None: to be counted.
     """
 
     __tablename__ = "releases"
@@ -57,6 +59,7 @@ class Release(Base):
     published_at: Mapped[Instant | None]
     withdrawn_at: Mapped[Instant | None]
     withdrawn_reason: Mapped[LongText | None]
+    audience_at: Mapped[Instant | None]
 
     variants: Mapped[list["Variant"]] = relationship(
         back_populates="release", order_by="Variant.profile"
@@ -128,6 +131,8 @@ class Patch(Base):
 
     `state`: "queued" -> "making" -> "ready" (sha256 and bytes set, blob stored), "larger" (not
     clearly smaller than the compressed full file, or over the cap) or "failed" (with reason).
+    `audience` is how many devices were known to run the base; `asked` says that one of them waits.
+    `maker` is the gateway that makes it, in its `attempts`-th try; `cpu_s` is what it took.
     """
 
     __tablename__ = "patches"
@@ -146,6 +151,11 @@ class Patch(Base):
     sha256: Mapped[Digest | None]
     bytes: Mapped[Bytes | None]
     reason: Mapped[LongText | None]
+    audience: Mapped[int] = mapped_column(default=0)
+    asked: Mapped[bool] = mapped_column(default=False)
+    maker: Mapped[str | None] = mapped_column(String(64))
+    attempts: Mapped[int] = mapped_column(default=0)
+    cpu_s: Mapped[float | None]
     created_at: Mapped[Created]
     started_at: Mapped[Instant | None]
     finished_at: Mapped[Instant | None]

@@ -21,6 +21,13 @@ from sqlalchemy.orm import Session
 from edgec_fleet.db.columns import Base
 
 BUSY_TIMEOUT_S = 30
+_PATIENCE = {
+    "connect_timeout": 10,
+    "tcp_user_timeout": 15_000,  # ms, for what was sent and nobody acknowledged
+    "keepalives_idle": 5,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+}
 _NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")  # the escape, not an escaped backslash
 
 
@@ -35,7 +42,10 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = driver_url(url)
         self.engine: Engine = create_engine(
-            self.url, pool_pre_ping=not is_sqlite(url), json_serializer=_to_json
+            self.url,
+            pool_pre_ping=not is_sqlite(url),
+            json_serializer=_to_json,
+            connect_args={} if is_sqlite(url) else _patience(url),
         )
         if is_sqlite(url):
             event.listen(self.engine, "connect", _prepare_sqlite)
@@ -89,6 +99,14 @@ def driver_url(url: str) -> str:
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     return parsed.render_as_string(hide_password=False)
+
+
+def _patience(url: str) -> dict[str, int]:
+    """Return libpq's options by which a database that vanished is noticed within seconds.
+
+    A gateway that waited for ever would keep the broker from the one that takes over.
+    """
+    return {name: value for name, value in _PATIENCE.items() if name not in make_url(url).query}
 
 
 def _to_json(value: Any) -> str:

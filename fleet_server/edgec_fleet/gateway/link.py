@@ -87,12 +87,10 @@ class Link:
     Args:
         broker: where to.
         client_id: must be unique among gateways, and lasting: the broker's session hangs on it.
-        shared: subscribe as one of several gateways that share the work (`$share`).
     """
 
-    def __init__(self, broker: Broker, client_id: str, *, shared: bool = False) -> None:
+    def __init__(self, broker: Broker, client_id: str) -> None:
         self._broker = broker
-        self._filter = f"$share/gateway/{ALL_UP}" if shared else ALL_UP
         self.arrived: queue.Queue[Arrived] = queue.Queue()
         self.ready = threading.Event()  # connected and subscribed
         self._generation = 0
@@ -163,13 +161,13 @@ class Link:
             logger.warning("the broker refused the connection: %s", code)
             return
         self._generation += 1
-        client.subscribe(self._filter, qos=1)
+        client.subscribe(ALL_UP, qos=1)
 
     def _subscribed(
         self, _client: mqtt.Client, _user: object, _mid: int, codes: Any, _more: object
     ) -> None:
         if any(code.is_failure for code in codes):
-            logger.error("the broker refused the subscription to %s", self._filter)
+            logger.error("the broker refused the subscription to %s", ALL_UP)
             return
         logger.info("connected to %s", self._broker)
         self.ready.set()

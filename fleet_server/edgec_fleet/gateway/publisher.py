@@ -16,12 +16,13 @@ from sqlalchemy.orm import Session
 
 from edgec_bundle.errors import BundleError
 from edgec_bundle.messages import BlobRef, Desired, Topics, rfc3339
-from edgec_bundle.store import DEFAULT_BLOCK_BYTES
 from edgec_fleet import director
 from edgec_fleet.db.schema import Assignment, Device, Part, TrustSet, utcnow
 from edgec_fleet.errors import FleetError
 from edgec_fleet.gateway import sources
 from edgec_fleet.gateway.link import Link
+from edgec_fleet.gateway.packets import PacketLimits
+from edgec_fleet.gateway.wants import Wants
 from edgec_fleet.rollout import assign
 from edgec_fleet.server import Server
 
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 PATCH_WAIT = timedelta(minutes=10)
 FRESH_BROKER = timedelta(seconds=30)  # a broker part whose last beat is older has gone
-BATCH = 100  # assignments looked at in one step
+BATCH = 500  # assignments looked at in one step
 GRANT_WAIT = timedelta(seconds=10)  # for the broker to let the device read its blobs
 
 
@@ -47,10 +48,13 @@ class Ready:
 class Publisher:
     """Publishes what is due; `step` is called again and again."""
 
-    def __init__(self, server: Server, link: Link) -> None:
+    def __init__(self, server: Server, link: Link, wants: Wants, limits: PacketLimits) -> None:
         self._server = server
         self._link = link
+        self._wants = wants
+        self._limits = limits
         self._again: set[str] = set()
+        self._unready: set[tuple[str, ...]] = set()  # of this step; see `_likeness`
         self._complained: set[tuple[str, int]] = set()
         self._complete: dict[tuple[str, int], datetime] = {}  # when we saw that all is there
 
@@ -65,9 +69,15 @@ class Publisher:
             UnsentError: the broker is away; what was not acknowledged stays due.
         """
         self._renew()
+        self._unready.clear()
         due = self._due()
-        ready = [found for key in due if (found := self._prepare(*key)) is not None]
-        infos = [self._link.send(one.topic, one.payload, qos=1, retain=True) for one in ready]
+        ready, infos = [], []
+        for key in due:
+            if (found := self._prepare(*key)) is not None:
+                # At once: a burst at the end of each batch would have as many crowds of devices
+                # ask for the same blocks.
+                infos.append(self._link.send(found.topic, found.payload, qos=1, retain=True))
+                ready.append(found)
         self._link.wait(infos)
         if ready:
             self._written(ready)
@@ -107,10 +117,15 @@ class Publisher:
                     self._complete.pop((device_id, counter), None)
                     return None
                 device = session.get_one(Device, device_id)
+                likeness = _likeness(device, assignment)
+                if assignment.published_at is None and likeness in self._unready:
+                    return None
                 plan = sources.plan(session, device, assignment, ask=True)
                 if assignment.published_at is None and self._must_wait(
                     session, assignment, plan, now
                 ):
+                    if plan.pending:
+                        self._unready.add(likeness)
                     return None
                 signer = self._server.keystore(assignment.tenant).signer("director")
                 director.sign(assignment, signer, now)
@@ -147,16 +162,20 @@ class Publisher:
             director=assignment.document or b"",
             metadata=BlobRef(sha256=trust.sha256, bytes=trust.bytes),
             sources=plan.sources,
-            block_bytes=DEFAULT_BLOCK_BYTES,
+            block_bytes=self._limits.block_bytes,
             http=self._server.settings.public_devices_url,
             rollouts=dict(assignment.rollouts),
         )
+        topic = Topics(assignment.tenant, assignment.device_id).down("desired")
+        payload = message.to_bytes()
+        self._limits.check(topic, payload)
+        self._wants.expect(assignment.tenant, plan.digests)
         return Ready(
             device=assignment.device_id,
             counter=assignment.counter,
             generation=trust.generation,
-            topic=Topics(assignment.tenant, assignment.device_id).down("desired"),
-            payload=message.to_bytes(),
+            topic=topic,
+            payload=payload,
         )
 
     def _written(self, ready: list[Ready]) -> None:
@@ -187,6 +206,14 @@ class Publisher:
                 newest = assign.latest(session, device_id)
                 if newest is not None and director.is_due(newest, now):
                     assign.renew(session, device_id, now, "the director's signature grew old")
+
+
+def _likeness(device: Device, assignment: Assignment) -> tuple[str, ...]:
+    """Return what devices have in common that wait for the same patches."""
+    models = device.models.items()
+    active = (f"{name} {(model.get('active') or {}).get('manifest')}" for name, model in models)
+    targets = (target["sha256"] for target in assignment.targets)
+    return assignment.tenant, *sorted(targets), *sorted(active)
 
 
 def policy_applied_at(session: Session, now: datetime) -> datetime | None:

@@ -1,22 +1,19 @@
 """Where the bytes come from that a device's assignment needs: full blobs, and patches to them.
 
 A patch starts from the digest that the device itself reports; one is asked for when it is
-missing. After three patches in a row that a device could not apply it gets full files, until
-it commits something.
+missing. Of those that are ready it is offered the smallest that it says it can apply. After three
+patches in a row that a device could not apply it gets full files, until it commits something.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from edgec_bundle.delta import FORMATS
 from edgec_bundle.messages import SOURCE_ROLES, PatchSource, Source
 from edgec_fleet.db.schema import (
     Assignment,
-    Blob,
     Device,
     DeviceEvent,
     Model,
@@ -24,11 +21,10 @@ from edgec_fleet.db.schema import (
     Release,
     Variant,
     VariantFile,
-    new_id,
 )
+from edgec_fleet.registry import patches
 
 FAILED_PATCHES = 3  # from one base, then the device gets full files
-WORTH_A_PATCH_BYTES = 1024  # smaller files travel whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +33,19 @@ class Plan:
 
     sources: tuple[Source, ...]
     pending: tuple[Patch, ...]
+    ready: tuple[Patch, ...]  # larger ones too: an earlier message may have offered them
 
     @property
     def digests(self) -> frozenset[str]:
         """Every blob that the device may ask for."""
-        patches = {patch.sha256 for source in self.sources for patch in source.patches}
+        patches = {patch.sha256 for patch in self.ready if patch.sha256 is not None}
         return frozenset(patches | {source.sha256 for source in self.sources})
 
 
 def plan(session: Session, device: Device, assignment: Assignment, *, ask: bool = False) -> Plan:
     """Return the sources of `assignment`; with `ask`, missing patches are queued to be made."""
     sources: list[Source] = []
-    pending: list[Patch] = []
+    known: list[Patch] = []
     formats = _formats(device)
     for target in assignment.targets:
         found = session.execute(
@@ -64,19 +61,21 @@ def plan(session: Session, device: Device, assignment: Assignment, *, ask: bool 
         if bases and _gave_up(session, device, model):
             bases = {}
         for file in _shipped(session, variant):
-            patches = []
             base = bases.get(file.role)
-            if base is not None and base != file.sha256 and file.bytes >= WORTH_A_PATCH_BYTES:
-                patches = _patches(session, assignment.tenant, base, file.sha256, formats, ask)
-            pending += [patch for patch in patches if patch.state in ("queued", "making")]
-            sources.append(_file(file, model, patches))
+            rows: list[Patch] = []
+            if base not in (None, file.sha256) and file.bytes >= patches.WORTH_A_PATCH_BYTES:
+                rows = _patches(session, assignment.tenant, (base, file.sha256), formats, ask)
+            known += rows
+            sources.append(_file(file, model, rows))
         sources += _acceptance(session, assignment.tenant, model)
-    return Plan(tuple(sources), tuple(pending))
+    pending = tuple(patch for patch in known if patch.state in ("queued", "making"))
+    ready = tuple(patch for patch in known if patch.state == "ready")
+    return Plan(tuple(sources), pending, ready)
 
 
 def _formats(device: Device) -> tuple[str, ...]:
-    said = (device.hello or {}).get("delta_formats", ())
-    return tuple(name for name in FORMATS if name in said)
+    hello = device.hello or {}
+    return patches.formats_for(hello.get("delta_formats"), hello.get("memory_bytes"))
 
 
 def _bases(device: Device, model: str) -> Mapping[str, str]:
@@ -111,15 +110,19 @@ def _manifest(variant: Variant, model: str) -> Source:
     )
 
 
-def _file(file: VariantFile, model: str, patches: Iterable[Patch]) -> Source:
-    made = tuple(
+def _file(file: VariantFile, model: str, rows: Sequence[Patch]) -> Source:
+    """Return the source of a file, with the smallest patch to it that is ready."""
+    made = [
         PatchSource(
             base=patch.base_sha256, sha256=patch.sha256, bytes=patch.bytes, format=patch.format
         )
-        for patch in patches
+        for patch in rows
         if patch.state == "ready" and patch.sha256 is not None and patch.bytes is not None
+    ]
+    smallest = sorted(made, key=lambda patch: patch.bytes)[:1]
+    return Source(
+        sha256=file.sha256, bytes=file.bytes, model=model, role=file.role, patches=tuple(smallest)
     )
-    return Source(sha256=file.sha256, bytes=file.bytes, model=model, role=file.role, patches=made)
 
 
 def _acceptance(session: Session, tenant: str, model: str) -> list[Source]:
@@ -146,37 +149,10 @@ def _shipped(session: Session, variant: Variant) -> Sequence[VariantFile]:
 
 
 def _patches(
-    session: Session, tenant: str, base: str, new: str, formats: Sequence[str], ask: bool
+    session: Session, tenant: str, pair: tuple[str, str], formats: Sequence[str], ask: bool
 ) -> list[Patch]:
-    rows: dict[str, Patch] = {
-        patch.format: patch
-        for patch in session.scalars(
-            select(Patch).where(
-                Patch.tenant == tenant, Patch.base_sha256 == base, Patch.new_sha256 == new
-            )
-        )
-    }
-    if ask and session.get(Blob, (tenant, base)) is not None:
-        for name in formats:
-            if name not in rows:
-                rows[name] = _queue(session, tenant, base, new, name)
+    """Return the patches between a pair of files that the device may get, or waits for."""
+    if ask:
+        return patches.ask(session, tenant, *pair, formats, waits=True)
+    rows = patches.known_patches(session, tenant, *pair)
     return [rows[name] for name in formats if name in rows]
-
-
-def _queue(session: Session, tenant: str, base: str, new: str, name: str) -> Patch:
-    """Add a patch to be made, or return the one that another gateway added at this moment."""
-    values: dict[str, Any] = {
-        "tenant": tenant,
-        "base_sha256": base,
-        "new_sha256": new,
-        "format": name,
-    }
-    known = select(Patch).filter_by(**values)
-    # The tenant's row orders gateways that ask for the same patch at once.
-    session.get(Blob, (tenant, new), with_for_update=True)
-    found = session.scalar(known)
-    if found is None:
-        found = Patch(id=new_id(), state="queued", **values)
-        session.add(found)
-        session.flush()
-    return found

@@ -19,14 +19,15 @@ def targets(session: Session, tenant: str, listed: Mapping[str, TargetFile], now
     for release in releases:
         for variant in release.variants:
             target = listed.get(variant.target_path)
-            variant.signed = (
-                target is not None and target.hashes.get("sha256") == variant.manifest_sha256
-            )
-        signed = any(variant.signed for variant in release.variants)
-        if signed and release.state != "published":
+            signed = target is not None and target.hashes.get("sha256") == variant.manifest_sha256
+            if signed and not variant.signed:
+                release.audience_at = None  # patches to it may be made ahead
+            variant.signed = signed
+        in_force = any(variant.signed for variant in release.variants)
+        if in_force and release.state != "published":
             release.state, release.published_at = "published", release.published_at or now
             release.withdrawn_at = release.withdrawn_reason = None
-        elif not signed and release.state == "published":
+        elif not in_force and release.state == "published":
             release.state, release.withdrawn_at = "withdrawn", now
     session.flush()
 

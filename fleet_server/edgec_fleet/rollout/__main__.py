@@ -1,7 +1,7 @@
 """The rollout engine as a process: `python -m edgec_fleet.rollout --dir DIR`.
 
-Ticks every rollout about once a second, takes devices that come later in, and has trust metadata
-signed anew before it expires.
+Ticks every rollout about once a second, takes devices that come later in, has trust metadata
+signed anew before it expires, and asks for the patches that a release will need.
 """
 
 import logging
@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 
 from edgec_fleet import process
 from edgec_fleet.process import Process
-from edgec_fleet.registry import trust_state
+from edgec_fleet.registry import audience, trust_state
 from edgec_fleet.rollout import engine, joiners
 from edgec_fleet.server import Server
 
@@ -38,6 +38,7 @@ def run(this: Process, server: Server) -> None:
             if now - adopted >= ADOPT_S:
                 joiners.adopt_all(server.db)
                 adopted = now
+            audience.step(server.db)
             engine.tick_all(server.db)
             this.beat(server.db)
         except OperationalError as error:

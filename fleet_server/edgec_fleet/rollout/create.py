@@ -53,6 +53,7 @@ def create(session: Session, tenant: str, order: Any, by: audit.Actor) -> Rollou
     row = _add_row(session, tenant, rollout_id, spec, release, by)
     for position, (group, devices) in enumerate(zip(spec.groups, divided, strict=True)):
         _add_group(session, row, position, group, devices)
+    release.audience_at = None  # the fleet may have moved on since the release was published
     _record(session, row, spec, [len(devices) for devices in divided], by)
     return row
 
