@@ -11,13 +11,27 @@ from edgec_agent.machine import IN_PROGRESS, Phase
 from edgec_agent.metrics import agent_version
 from edgec_agent.offer import Offer
 from edgec_agent.state import AgentState, Update
-from edgec_bundle.delta import FORMATS
+from edgec_bundle.delta import device_formats
 from edgec_bundle.messages import AgentInfo, Deployed, Hello, ModelState, State, rfc3339
 from edgec_runtime.pipeline import FEATURES
 
 
-def hello(state: AgentState, identity: Identity, facts: Facts, now: datetime) -> Hello:
-    """Return what this device is and can do."""
+def hello(
+    state: AgentState,
+    identity: Identity,
+    facts: Facts,
+    delta_formats: tuple[str, ...],
+    now: datetime,
+) -> Hello:
+    """Return what this device is and can do.
+
+    Args:
+        state: of this agent.
+        identity: who this device is.
+        facts: what its hardware and software can do.
+        delta_formats: that were configured; none: those that are quick to apply here.
+        now: in UTC.
+    """
     return Hello(
         at=rfc3339(now),
         boot_id=_boot_id(state),
@@ -30,7 +44,7 @@ def hello(state: AgentState, identity: Identity, facts: Facts, now: datetime) ->
         profiles=facts.profiles,
         runtimes=facts.runtimes,
         features=tuple(sorted(FEATURES)),
-        delta_formats=FORMATS,
+        delta_formats=delta_formats or device_formats(),
         memory_bytes=facts.memory_bytes,
         tags=identity.tags,
     )

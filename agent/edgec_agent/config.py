@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from edgec_agent.errors import ConfigError
 from edgec_agent.machine import Probation, Retry
+from edgec_bundle.delta import FORMATS
 
 FILE_NAME = "agent.toml"
 _MAX_BYTES = 256 * 1024
@@ -44,13 +45,14 @@ class Shadow:
 class Transfer:
     """How blobs are fetched."""
 
-    stall_s: float = 10.0  # without a block, after which blocks are asked for again
+    stall_s: float = 10.0  # without a byte, after which blocks are asked for again
     stalls: int = 3  # then the other source gets its turn
-    window_blocks: int = 64  # asked for at once over MQTT
-    block_timeout_s: float = 180.0  # for one block over HTTPS
+    window_blocks: int = 64  # asked for ahead over MQTT, at most
+    block_timeout_s: float = 180.0  # for one block or an answer's headers, however slowly they drip
     connect_timeout_s: float = 10.0
     rounds: int = 3  # through all sources without any progress, then the update waits
     largest_bytes: int = 2**32 - 1  # a blob above this is refused
+    delta_formats: tuple[str, ...] = ()  # of patches; none named: all that are quick to apply here
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,12 @@ def _check(config: AgentConfig) -> None:
     for name in config.profiles:
         if not _NAME.fullmatch(name):
             raise ConfigError(f"{FILE_NAME}: profiles: not a profile's name: {name!r}")
+    for name in config.transfer.delta_formats:
+        if name not in FORMATS:
+            raise ConfigError(
+                f"{FILE_NAME}: transfer.delta_formats: expected some of {', '.join(FORMATS)}, "
+                f"got {name!r}"
+            )
     fraction = config.probation.minimum_agreement
     if not 0 <= fraction <= 1:
         raise ConfigError(

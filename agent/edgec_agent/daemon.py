@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from edgec_agent import account
 from edgec_agent.commands import answer
 from edgec_agent.config import AgentConfig
-from edgec_agent.download import BlockSource, Downloader, MqttSource
+from edgec_agent.download import BlockSource, Downloader
 from edgec_agent.eligibility import Facts, device_facts
 from edgec_agent.enrol import renew, renewal_is_due
 from edgec_agent.errors import AgentError
@@ -32,6 +32,7 @@ from edgec_agent.interrupt import Interrupt
 from edgec_agent.journal import Journal
 from edgec_agent.link import Link
 from edgec_agent.mailbox import Mailbox
+from edgec_agent.mqtt_source import MqttSource
 from edgec_agent.offer import Offer
 from edgec_agent.outbox import Outbox
 from edgec_agent.parts import Parts
@@ -147,7 +148,11 @@ class Daemon:
             self._link,
             self._made.outbox,
             hello=lambda: account.hello(
-                self._state, self._identity, self._facts, utc_now()
+                self._state,
+                self._identity,
+                self._facts,
+                config.transfer.delta_formats,
+                utc_now(),
             ).to_bytes(),
             state=self._state_message,
         )

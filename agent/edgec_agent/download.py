@@ -8,6 +8,7 @@ missing, or counts as fruitless, and fruitless turns are bounded.
 
 import logging
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,11 +38,22 @@ class SourceError(AgentError):
 
     Attributes:
         absent: the source says that it does not have the blob, or not for this device.
+        unreachable: there is no connection to it: the network's fault, not the source's.
+        retry_after_s: how long it asked not to be asked again, or None.
     """
 
-    def __init__(self, text: str, *, absent: bool = False) -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        absent: bool = False,
+        unreachable: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(text)
         self.absent = absent
+        self.unreachable = unreachable
+        self.retry_after_s = retry_after_s
 
 
 class BlockSource(Protocol):
@@ -73,10 +85,17 @@ class Fetched:
 class Downloader:
     """Fetches blobs into `store`, one at a time."""
 
-    def __init__(self, store: BlobStore, config: Transfer, interrupt: Interrupt) -> None:
+    def __init__(
+        self,
+        store: BlobStore,
+        config: Transfer,
+        interrupt: Interrupt,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._config = config
         self._interrupt = interrupt
+        self._clock = clock
 
     def fetch(
         self, sha256: str, size: int, sources: Sequence[BlockSource], block_bytes: int
@@ -87,10 +106,10 @@ class Downloader:
             size: what the blob must have; taken from signed metadata wherever there is any.
 
         Raises:
-            OfflineError: no source is ready.
+            OfflineError: no source can be reached.
             NotOfferedError: every source says that it does not have it.
             CorruptBlobError: what came did not have the digest, twice.
-            FetchError: no block came for too long.
+            FetchError: no block came for too long, or all ask to be left alone for a while.
             NoSpaceError: no room; nothing was fetched, or what was is kept.
             InterruptedWorkError: something more urgent came; what was fetched is kept.
         """
@@ -98,7 +117,7 @@ class Downloader:
             return Fetched()
         if size > self._config.largest_bytes:
             raise FetchError(f"a blob of {size} bytes is larger than this device takes")
-        turns = _Turns(list(sources), self._config.rounds)
+        turns = _Turns(list(sources), self._config.rounds, self._clock)
         try:
             return self._fetch(sha256, size, block_bytes, turns)
         except FetchError as error:
@@ -142,7 +161,7 @@ class Downloader:
             if left:
                 logger.info("%s: %s; %d blocks to go", source.name, failure, left)
             if left < missing:
-                turns.progress()
+                turns.progress(failure)
             else:
                 self._interrupt.sleep(turns.fail(failure))
 
@@ -150,124 +169,95 @@ class Downloader:
 class _Turns:
     """Whose turn it is, and when to give up."""
 
-    def __init__(self, sources: list[BlockSource], rounds: int) -> None:
+    def __init__(self, sources: list[BlockSource], rounds: int, clock: Callable[[], float]) -> None:
         self._sources = sources
         self._rounds = max(rounds, 1)
+        self._clock = clock
         self._at = 0
         self._fruitless = 0
         self._failures: dict[str, SourceError] = {}
+        self._resting: dict[str, float] = {}  # name -> until when it asked not to be asked
         self.used: set[str] = set()
         self.came = False  # whether any block came
 
     def source(self) -> BlockSource:
         """Return the source whose turn it is: the last one, until it fails."""
-        for offset in range(len(self._sources)):
-            at = (self._at + offset) % len(self._sources)
-            if self._sources[at].is_ready():
-                self._at = at
-                self.used.add(self._sources[at].name)
-                return self._sources[at]
-        raise OfflineError("not connected to any source")
+        ready = self._ready()
+        if not ready:
+            raise OfflineError("not connected to any source")
+        awake = [at for at in ready if self._rest_s(self._sources[at].name) <= 0]
+        if not awake:
+            raise self._given_up()
+        self._at = next((at for at in awake if at >= self._at), awake[0])
+        self.used.add(self._sources[self._at].name)
+        return self._sources[self._at]
 
-    def progress(self) -> None:
+    def progress(self, error: SourceError) -> None:
         """Note that blocks came, though not all; the next source has its turn."""
         self._fruitless = 0
         self._failures.clear()
-        self._at += 1
+        self._rest(error)
+        self._next()
         self.came = True
 
     def spoiled(self) -> None:
         """Note that what came was wrong, so that nothing is left of it."""
-        self._at += 1
+        self._next()
         self.came = False
 
     def fail(self, error: SourceError) -> float:
         """Note that the source has no more for now; return how long to pause. Raises FetchError."""
         name = self._sources[self._at].name
         self._failures[name] = error
+        self._rest(error)
         self._fruitless += 1
-        self._at += 1
-        others = [one for one in self._sources if one.is_ready() and one.name != name]
-        reasons = "; ".join(f"{name}: {failure}" for name, failure in self._failures.items())
-        asked_all = all(one.name in self._failures for one in others)
+        self._next()
+        ready = [self._sources[at].name for at in self._ready()]
+        asked_all = all(one in self._failures for one in ready)
         if asked_all and all(failure.absent for failure in self._failures.values()):
-            raise NotOfferedError(reasons)
-        if self._fruitless >= self._rounds * max(1, len(others) + 1):
-            raise FetchError(reasons)
+            raise NotOfferedError(self._reasons())
+        if self._fruitless >= self._rounds * max(1, len({*ready, name})):
+            raise self._given_up()
         chance = random.random()  # noqa: S311  # spreads a fleet, hides nothing
         return backoff_s(self._fruitless, _PAUSE_S, 30.0, chance) if asked_all else 0.0
 
+    def _rest(self, error: SourceError) -> None:
+        if error.retry_after_s is not None:
+            self._resting[self._sources[self._at].name] = self._clock() + error.retry_after_s
 
-class Feed(Protocol):
-    """Blocks of one blob, as they arrive over MQTT."""
+    def _next(self) -> None:
+        self._at = (self._at + 1) % len(self._sources)
 
-    def request(self, blocks: Sequence[int], block_bytes: int) -> bool:
-        """Ask the server for `blocks`; False if it can't be asked now."""
+    def _ready(self) -> list[int]:
+        return [at for at, one in enumerate(self._sources) if one.is_ready()]
 
-    def next(self, timeout_s: float) -> tuple[int, bytes] | None:
-        """Return the next block (number, bytes), or None. Raises SourceError if refused."""
+    def _rest_s(self, name: str) -> float:
+        return self._resting.get(name, 0.0) - self._clock()
 
-    def close(self) -> None:
-        """End the subscription."""
+    def _reasons(self) -> str:
+        return "; ".join(f"{name}: {failure}" for name, failure in self._failures.items())
 
-
-class MqttSource:
-    """Blocks over MQTT: asked for by bitmap, published once for all who asked."""
-
-    name = "mqtt"
-
-    def __init__(
-        self, is_connected: Callable[[], bool], feed: Callable[[str], Feed], config: Transfer
-    ) -> None:
-        """Use `feed(digest)` while `is_connected()`."""
-        self._is_connected = is_connected
-        self._feed = feed
-        self._config = config
-
-    def is_ready(self) -> bool:
-        """Return whether the broker is connected."""
-        return self._is_connected()
-
-    def pull(self, partial: PartialBlob, interrupt: Interrupt) -> None:
-        """Ask for missing blocks, a window at a time, until none is missing."""
-        feed = self._feed(partial.digest)
-        try:
-            stalls = 0
-            while missing := partial.missing():
-                wanted = missing[: self._config.window_blocks]
-                if not feed.request(wanted, partial.block_bytes):
-                    raise SourceError("not connected")
-                came = self._receive(feed, partial, set(wanted), interrupt)
-                stalls = 0 if came else stalls + 1
-                if stalls >= self._config.stalls:
-                    raise SourceError(f"no block came in {stalls} requests")
-        finally:
-            feed.close()
-
-    def _receive(
-        self, feed: Feed, partial: PartialBlob, wanted: set[int], interrupt: Interrupt
-    ) -> int:
-        """Take blocks until all `wanted` came, or none for a while; return how many were new."""
-        came = waited = 0.0
-        while wanted and waited < self._config.stall_s:
-            interrupt.check()
-            found = feed.next(0.25)
-            if found is None:
-                waited += 0.25
-                continue
-            index, data = found
-            if write_if_missing(partial, index, data):
-                came += 1
-                waited = 0.0
-            wanted.discard(index)
-        return int(came)
+    def _given_up(self) -> FetchError:
+        """Return what to raise: a network that is away is waited for, a server that fails not."""
+        failures = self._failures.values()
+        if failures and all(failure.unreachable for failure in failures):
+            return OfflineError(self._reasons())
+        error = FetchError(self._reasons() or "the server asks for time")
+        rests = [rest for name in self._resting if (rest := self._rest_s(name)) > 0]
+        error.retry_after_s = min(rests, default=None)
+        return error
 
 
 def write_if_missing(partial: PartialBlob, index: int, data: bytes) -> bool:
     """Store a block from a stranger; return whether it was missing and of the right size."""
     if not 0 <= index < partial.blocks or partial.has_block(index):
         return False
-    if len(data) != min(partial.block_bytes, partial.size - index * partial.block_bytes):
+    if len(data) != block_size(partial, index):
         return False
     partial.write_block(index, data)
     return True
+
+
+def block_size(partial: PartialBlob, index: int) -> int:
+    """Return how many bytes block `index` has."""
+    return min(partial.block_bytes, partial.size - index * partial.block_bytes)

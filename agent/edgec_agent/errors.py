@@ -101,22 +101,32 @@ class FetchError(AgentError):
     """A blob cannot be fetched now; another try later may succeed.
 
     Attributes:
+        cause: the kind of failure, one word for programs.
         progressed: some of it came before the end, and is kept.
+        retry_after_s: how long the server asked not to be asked again, or None.
     """
 
+    cause = "unavailable"
     progressed = False
+    retry_after_s: float | None = None
 
 
 class OfflineError(FetchError):
     """There is no way to any source now; to wait for one is no failure."""
 
+    cause = "offline"
+
 
 class NotOfferedError(FetchError):
     """Every way to the blob says that it is not there, or not for this device."""
 
+    cause = "not_offered"
+
 
 class CorruptBlobError(FetchError):
     """What came is, again and again, not what was asked for."""
+
+    cause = "corrupt"
 
 
 class InterruptedWorkError(AgentError):

@@ -11,7 +11,9 @@ one.
 import logging
 import queue
 import random
+import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -40,10 +42,13 @@ logger = logging.getLogger(__name__)
 
 _LASTED_S = 30.0  # a connection that lasted this long was a good one
 _QUEUED_BLOCKS = 128
+_CONNECT_S = 30.0  # for TCP and TLS, on the slowest link
+_TCP_INFO = getattr(socket, "TCP_INFO", -1)
+_BYTES_RECEIVED = slice(128, 136)  # tcpi_bytes_received in Linux's struct tcp_info
 
 
 class BlockFeed:
-    """Blocks of one blob as they arrive; see `download.Feed`."""
+    """Blocks of one blob as they arrive; see `mqtt_source.Feed`."""
 
     def __init__(self, link: "Link", digest: str, now: Callable[[], str]) -> None:
         self._link = link
@@ -76,6 +81,10 @@ class BlockFeed:
         if isinstance(found, SourceError):
             raise found
         return found
+
+    def received_bytes(self) -> int:
+        """Return a number that grows while anything arrives on the connection."""
+        return self._link.received_bytes
 
     def close(self) -> None:
         """End the subscription."""
@@ -164,6 +173,22 @@ class Link:
         """Whether the broker has accepted the connection and it has not ended."""
         return self._client is not None
 
+    @property
+    def received_bytes(self) -> int:
+        """How many bytes this connection has brought; 0 where the system does not say.
+
+        Counted by the kernel, for half a block is not yet a message.
+        """
+        client = self._client
+        sock = client.socket() if client is not None else None
+        if not isinstance(sock, socket.socket):
+            return 0
+        try:
+            raw = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _BYTES_RECEIVED.stop)
+        except OSError:  # no longer connected, or not on Linux
+            return 0
+        return int.from_bytes(raw[_BYTES_RECEIVED], sys.byteorder)
+
     def publish(self, kind: str, payload: bytes, *, retain: bool = False) -> int | None:
         """Send to ``up/<kind>`` with QoS 1; return its number, to be found in `acks`, or None."""
         client = self._client
@@ -232,6 +257,7 @@ class Link:
             protocol=mqtt.MQTTv311,
             reconnect_on_failure=False,
         )
+        client.connect_timeout = _CONNECT_S
         client.tls_set_context(self._tls())
         client.will_set(self._topics.up("state"), self._will(), qos=1, retain=True)
         client.on_connect = self._connected

@@ -60,7 +60,7 @@ def move(now: Phase, to: Phase) -> Phase:
 class Retry:
     """How often, and after how long, something that failed is tried again."""
 
-    attempts: int = 5  # then it stays failed until the server assigns it anew
+    attempts: int = 8  # then it stays failed until the server assigns it anew
     base_s: float = 10.0
     longest_s: float = 900.0
 

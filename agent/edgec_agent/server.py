@@ -57,10 +57,10 @@ class InferenceServer:
         with self._lock:
             if self._closing:
                 return
+            self._wake.send(b"x")  # first: a thread that sees it closing closes this, too
             self._closing = True
             for sock in self._idle:
                 _stop_reading(sock)
-        self._wake.send(b"x")
         self._thread.join()
         if self._where.path is not None:
             self._unlink(self._where.path)

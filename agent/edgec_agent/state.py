@@ -83,6 +83,7 @@ class Moved:
     patched: bool = False
     refused: tuple[str, ...] = ()  # digests of patches that did not lead to their target
     corrupt: int = 0  # times that a finished file was found wrong
+    stumbled: tuple[str, ...] = ()  # digests of patches that did not come, once for each time
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,7 +350,7 @@ def _json(text: str) -> dict[str, Any]:
 def _update(row: tuple[Any, ...]) -> Update:
     model, phase, manifest, version, counter, rollout, reason, failures, restarts, moved = row
     raw = _json(moved)
-    raw |= {name: tuple(raw[name]) for name in ("sources", "refused")}
+    raw |= {name: tuple(raw.get(name, ())) for name in ("sources", "refused", "stumbled")}
     return Update(
         model=model,
         phase=Phase(phase),

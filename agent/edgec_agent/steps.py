@@ -14,7 +14,7 @@ from typing import Any
 
 from edgec_agent.download import BlockSource, Fetched
 from edgec_agent.eligibility import refusal
-from edgec_agent.errors import FetchError, OfflineError
+from edgec_agent.errors import CorruptBlobError, FetchError, NotOfferedError, OfflineError
 from edgec_agent.machine import Phase
 from edgec_agent.offer import Assigned, Offer
 from edgec_agent.parts import Parts
@@ -35,6 +35,7 @@ from edgec_runtime.selftest import Acceptance, SelfTestResult, run_selftest
 logger = logging.getLogger(__name__)
 
 MAX_REFUSED_PATCHES = 3  # then the full file
+MAX_STUMBLES = 3  # over one patch that nobody sends; then the next one, or the full file
 MAX_CORRUPT = 3  # finished files found wrong; then the storage is to blame
 _DEFINITE = frozenset({"refused", "memory"})  # causes of a failed self-test that would repeat
 
@@ -165,16 +166,39 @@ class Preparation:
             if patch is None:
                 return self._count(update, self._fetch(want.sha256, want.bytes, offer))
             try:
+                self._reserve(want, offer)
                 return self._count(update, self._fetch(patch.sha256, patch.bytes, offer))
             except OfflineError:
                 raise
-            except FetchError as error:
+            except (NotOfferedError, CorruptBlobError) as error:
                 logger.warning("patch %s: %s", patch.sha256[:12], error)
                 update = self._refuse(update, patch)
+            except FetchError as error:
+                update = self._stumble(update, patch, error)
+                if patch.sha256 not in update.moved.refused:
+                    raise
         raise FetchError(f"nothing leads to the {want.role} file")
 
     def _fetch(self, sha256: str, size: int, offer: Offer) -> Fetched:
         return self._parts.downloader.fetch(sha256, size, self._sources, offer.block_bytes)
+
+    def _reserve(self, want: Want, offer: Offer) -> None:
+        """Hold the room that the patched file will need, before its patch costs anything.
+
+        Raises NoSpaceError.
+        """
+        self._parts.store.begin(want.sha256, want.bytes, offer.block_bytes).close()
+
+    def _stumble(self, update: Update, patch: PatchSource, error: FetchError) -> Update:
+        """Note that the patch could not be fetched; refuse it the third time."""
+        if error.progressed:
+            return update
+        stumbled = (*update.moved.stumbled, patch.sha256)
+        update = replace(update, moved=replace(update.moved, stumbled=stumbled))
+        if stumbled.count(patch.sha256) >= MAX_STUMBLES:
+            return self._refuse(update, patch)
+        self._parts.state.save_update(update)
+        return update
 
     def _count(self, update: Update, fetched: Fetched) -> Update:
         update = replace(update, moved=_cost(update.moved, fetched))
@@ -200,16 +224,16 @@ class Preparation:
                 reason = f"the patch of the {want.role} file is gone"
                 return parts.journal.move(update, Phase.FETCHING, reason)
             try:
-                self._apply(patch, want)
+                self._apply(patch, want, offer)
             except (DeltaError, DigestMismatchError, BlobMissingError) as error:
                 return self._patch_refused(update, want, patch, error)
             update = replace(update, moved=replace(update.moved, patched=True))
         return parts.journal.move(update, Phase.VERIFYING, evidence=_transfer(update))
 
-    def _apply(self, patch: PatchSource, want: Want) -> None:
+    def _apply(self, patch: PatchSource, want: Want, offer: Offer) -> None:
         store = self._parts.store
         with store.open(patch.sha256) as body, store.open(patch.base) as base:
-            partial = store.begin(want.sha256, want.bytes)
+            partial = store.begin(want.sha256, want.bytes, offer.block_bytes)
             try:
                 apply_patch(body, base, partial, new_sha256=want.sha256, new_bytes=want.bytes)
                 partial.commit()

@@ -117,7 +117,7 @@ class Updater:
             if isinstance(error, NoSpaceError):
                 self.collect()
             if not isinstance(error, InterruptedWorkError):
-                self._wait("")
+                self._wait("", _rest_s(error))
             raise
 
     # -- steps -------------------------------------------------------------------------------
@@ -145,30 +145,33 @@ class Updater:
             return _STORAGE_S
 
     def _step(self, update: Update) -> float:
+        rest_s = 0.0
         try:
             after = self._do(update)
         except InterruptedWorkError:
             raise
         except OfflineError as error:
             logger.info("%s %s waits: %s", update.model, update.version, error)
+            if error.progressed:
+                self._waiting.pop(update.model, None)  # a good sign: back to short waits
             self._wait(update.model)
             return self._pause_s()
-        except NoSpaceError as error:
-            self.collect()
-            after = self._fail(update, f"no room: {error}", progressed=False)
-        except FetchError as error:
-            after = self._fail(update, str(error), progressed=error.progressed)
-        except BundleError as error:
-            after = self._fail(update, str(error), progressed=False)
+        except (FetchError, BundleError) as error:
+            if isinstance(error, NoSpaceError):
+                self.collect()
+            rest_s = _rest_s(error)
+            after = self._fail(update, *_blame(error), progressed=_progressed(error))
         except sqlite3.Error:
             raise
         except Exception as error:  # the edge: an update must not end the agent
             logger.exception("%s %s", update.model, update.version)
-            after = self._fail(update, f"internal error: {error!r:.200}", progressed=False)
+            after = self._fail(update, f"internal error: {error!r:.200}", "internal")
+        else:
+            self._waiting.pop(update.model, None)
         if after.phase in IN_PROGRESS:
             on_trial = after.phase in (Phase.PROBATION, Phase.SHADOW)
             return _POLL_S if on_trial and after.phase is update.phase else 0.0
-        self._finished(after)
+        self._finished(after, rest_s)
         return 0.0
 
     def _do(self, update: Update) -> Update:
@@ -183,7 +186,7 @@ class Updater:
                 return self.service.probation(update)
         return self._preparation.step(update, self.assignments.offer or Offer(0))
 
-    def _fail(self, update: Update, reason: str, *, progressed: bool) -> Update:
+    def _fail(self, update: Update, reason: str, cause: str, *, progressed: bool = False) -> Update:
         """Write down a failure that another try may cure."""
         update = self.parts.state.update(update.model) or update  # as the step left it
         if update.phase in (Phase.PROBATION, Phase.FAILED):
@@ -191,16 +194,18 @@ class Updater:
             self._wait(update.model)
             return update
         failures = 1 if progressed else update.failures + 1
-        evidence = {"attempt": {"number": failures, "of": self.parts.config.retry.attempts}}
+        attempt = {"number": failures, "of": self.parts.config.retry.attempts}
+        evidence = {"attempt": attempt, "cause": cause}
         failed = replace(update, failures=failures)
         return self.parts.journal.move(failed, Phase.FAILED, reason, evidence)
 
-    def _finished(self, update: Update) -> None:
+    def _finished(self, update: Update, rest_s: float = 0.0) -> None:
         if update.phase is Phase.FAILED:
             chance = random.random()  # noqa: S311  # spreads a fleet, hides nothing
             delay_s = retry_delay_s(max(1, update.failures), self.parts.config.retry, chance)
             if delay_s is not None:
-                self._waiting[update.model] = _Waiting(time.monotonic() + delay_s, 0)
+                due = time.monotonic() + max(delay_s, rest_s)
+                self._waiting[update.model] = _Waiting(due, 0)
             return
         self.assignments.plan()
         self.collect()
@@ -223,13 +228,13 @@ class Updater:
         waiting = self._waiting.get(key)
         return waiting is None or waiting.due <= time.monotonic()
 
-    def _wait(self, key: str) -> None:
+    def _wait(self, key: str, rest_s: float = 0.0) -> None:
         """Don't try `key` again for a while: longer each time, until something changes."""
         tries = self._waiting[key].tries + 1 if key in self._waiting else 1
         retry = self.parts.config.retry
         chance = random.random()  # noqa: S311  # spreads a fleet, hides nothing
         delay_s = backoff_s(tries, retry.base_s, retry.longest_s, chance)
-        self._waiting[key] = _Waiting(time.monotonic() + delay_s, tries)
+        self._waiting[key] = _Waiting(time.monotonic() + max(delay_s, rest_s), tries)
 
     def _pause_s(self) -> float:
         now = time.monotonic()
@@ -250,3 +255,22 @@ class Updater:
     def close(self) -> None:
         """End what is in progress so that the next start resumes it."""
         self.service.close()
+
+
+def _rest_s(error: Exception) -> float:
+    """Return for how long the server asked to be left alone; 0 if it did not."""
+    return (error.retry_after_s or 0.0) if isinstance(error, FetchError) else 0.0
+
+
+def _progressed(error: Exception) -> bool:
+    return isinstance(error, FetchError) and error.progressed
+
+
+def _blame(error: FetchError | BundleError) -> tuple[str, str]:
+    """Return why a step failed, for people, and in one word for programs."""
+    match error:
+        case NoSpaceError():
+            return f"no room: {error}", "no_space"
+        case FetchError():
+            return str(error), error.cause
+    return str(error), "storage"

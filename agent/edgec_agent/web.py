@@ -8,10 +8,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from edgec_agent.errors import EnrolmentError, NetworkError
+from edgec_agent.patience import Patience, bound
 from edgec_bundle import strict_json
 
 _MAX_ANSWER_BYTES = 4 * 2**20
 _TIMEOUT_S = 20.0
+_WHOLE_S = 120.0  # 240 kB at 2 kB/s
 
 
 def request_json(
@@ -21,17 +23,21 @@ def request_json(
     body: Mapping[str, Any] | None = None,
     tls: ssl.SSLContext | None = None,
     timeout_s: float = _TIMEOUT_S,
+    whole_s: float = _WHOLE_S,
 ) -> dict[str, Any]:
     """Return the JSON object that `url` answers with.
 
     Args:
         tls: for https; without one the system's certificate authorities are believed.
+        timeout_s: for connecting, sending, and each read.
+        whole_s: for the answer, however its bytes trickle.
 
     Raises:
         NetworkError: the server can't be reached, failed (5xx), or answers nonsense.
         EnrolmentError: it refuses (4xx); the message is the server's.
     """
     connection, path = _connection(url, tls, timeout_s)
+    bound(connection, Patience(timeout_s, whole_s))
     payload = None if body is None else json.dumps(body).encode()
     headers = {"Accept": "application/json"}
     if payload is not None:

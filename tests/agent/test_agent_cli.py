@@ -19,6 +19,7 @@ from edgec_agent.cli import main
 from edgec_agent.client import AgentClient
 from edgec_agent.config import AgentConfig, load_config
 from edgec_agent.folder import is_running
+from edgec_bundle.delta import device_formats
 
 AGENT = (sys.executable, "-m", "edgec_agent.cli")
 COMMANDS = ("enroll", "run", "status", "doctor", "install", "infer", "rollback", "reset")
@@ -250,7 +251,7 @@ def test_enrol_roll_out_update_refuse_and_roll_back(tmp_path, fleet, blob_server
     with running(device) as one:
         hello = until(lambda: gateway.of("hello"), what="hello")[0]
         assert "generic-x86_64" in hello.profiles
-        assert hello.delta_formats
+        assert hello.delta_formats == device_formats()
         gateway.send(fleet.desired(first, http=blob_server.url))
         until(committed(gateway, first), what="1.0.0")
 

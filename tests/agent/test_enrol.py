@@ -10,11 +10,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from downloading import DRIPPING
 from fleet_world import TENANT, Certificates, Keys, plain_server
 
 from edgec_agent.enrol import Wish, enrol, renew, renewal_is_due
 from edgec_agent.errors import ConfigError, EnrolmentError, NetworkError, NotEnrolledError
 from edgec_agent.identity import IdentityFolder
+from edgec_agent.web import request_json
 
 WISH = Wish("camera-7", ("rpi4",), {"site": "hall-2"})
 
@@ -47,6 +49,15 @@ def test_the_key_is_for_the_owner_only(server, blob_server, tmp_path):
     mode = os.stat(tmp_path / "identity" / "device.pem").st_mode
     assert stat.S_IMODE(mode) == 0o600
     assert stat.S_IMODE(os.stat(tmp_path / "identity").st_mode) == 0o700
+
+
+@pytest.mark.parametrize("fault", DRIPPING.values(), ids=DRIPPING)
+def test_an_answer_that_drips_is_not_waited_for_for_ever(fault):
+    with (
+        plain_server({"/v1/enrolment": lambda handler: fault(handler, b"")}) as url,
+        pytest.raises(NetworkError, match=r"longer than 0.5 s"),
+    ):
+        request_json("GET", f"{url}/v1/enrolment", whole_s=0.5)
 
 
 def test_a_token_works_once(server, blob_server, tmp_path):

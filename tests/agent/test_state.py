@@ -305,6 +305,7 @@ def test_flags_go_over_the_file(tmp_path):
         ("profiles = 'rpi4'", "expected a list of texts"),
         ("profiles = ['RPi 4']", "not a profile's name"),
         ("threads = 0", "expected more than 0"),
+        ("[transfer]\ndelta_formats = ['xdelta']", "expected some of bsdiff4, .*got 'xdelta'"),
         ("= 1", "not TOML"),
     ],
 )

@@ -1,13 +1,17 @@
 """The walk of an update through real parts: signed metadata, models, child processes."""
 
+import bz2
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import zstandard
 from bench import Bench, MemorySource, load_on
 from fleet_world import BAD, V1, V2, bundle, patch
 
+from edgec_agent.download import SourceError
 from edgec_agent.folder import open_state
+from edgec_bundle.delta.header import PatchHeader, write_varint
 
 
 @pytest.fixture
@@ -198,6 +202,31 @@ def test_after_three_useless_patches_no_fourth_is_tried(device, fleet):
     assert device.phase() == "committed"
 
 
+def test_bombs_declared_small_are_refused_and_the_full_file_comes(device, fleet):
+    first, second = fleet.release(*V1), fleet.release(*V2)
+    device.offer(first)
+    old, new = first.entry("model"), second.entry("model")
+    zeros = bytes(100 << 20)
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        3, write_content_size=0, format=zstandard.FORMAT_ZSTD1_MAGICLESS
+    )
+    control = bz2.compress((0).to_bytes(8, "little") + new.bytes.to_bytes(16, "little"))
+    bombs = {
+        "zstd": zstandard.ZstdCompressor(compression_params=parameters).compress(zeros),
+        "bsdiff4": write_varint(len(control)) + write_varint(0) + control + bz2.compress(zeros),
+    }
+    for form, body in bombs.items():
+        header = PatchHeader(form, old.sha256, old.bytes, new.sha256, new.bytes)
+        fleet.offer_patch(first, second, header.to_bytes() + body)
+
+    device.offer(second)
+
+    refused = [event.reason for event in device.events() if "patch" in event.evidence]
+    assert len(refused) == 2
+    assert new.sha256 in device.source.asked
+    assert device.serving() == "1.1.0"
+
+
 def test_a_patch_that_cannot_be_had_is_passed_over(device, fleet):
     first, second = fleet.release(*V1), fleet.release(*V2)
     device.offer(first)
@@ -207,6 +236,61 @@ def test_a_patch_that_cannot_be_had_is_passed_over(device, fleet):
     device.offer(second)
 
     assert device.phase() == "committed"
+
+
+class Broken(MemorySource):
+    """Does not send some blobs, for no good reason, or only after a while."""
+
+    def __init__(self, blobs):
+        super().__init__(blobs)
+        self.broken_for = {}  # digest -> how many more times
+
+    def pull(self, partial, interrupt):
+        if self.broken_for.get(partial.digest, 0):
+            self.broken_for[partial.digest] -= 1
+            self.asked.append(partial.digest)
+            raise SourceError("HTTP 500")
+        super().pull(partial, interrupt)
+
+
+@pytest.mark.parametrize(("times", "patched"), [(2, True), (3, False), (1000, False)])
+def test_a_patch_that_the_server_fails_to_send_is_tried_three_times_then_the_full_file_comes(
+    tmp_path, fleet, times, patched
+):
+    source = Broken(fleet.blobs)
+    device = Bench(tmp_path, fleet, source)
+    first, second = fleet.release(*V1), fleet.release(*V2)
+    device.offer(first)
+    offered = fleet.offer_patch(first, second, patch(V1[0], V2[0]))
+    source.broken_for[offered.sha256] = times
+
+    device.offer(second)
+
+    assert device.phase() == "committed"
+    assert source.asked.count(offered.sha256) == 3
+    assert (second.entry("model").sha256 in source.asked) is not patched
+    failed = [event for event in device.events() if event.phase == "failed"]
+    assert {event.evidence["cause"] for event in failed} == {"unavailable"}
+    device.close()
+
+
+def test_room_for_what_a_patch_makes_is_reserved_before_the_patch_is_fetched(
+    device, fleet, monkeypatch
+):
+    first, second = fleet.release(*V1), fleet.release(*V2)
+    device.offer(first)
+    offered = fleet.offer_patch(first, second, patch(V1[0], V2[0]))
+    real = shutil.disk_usage
+    room = (4 << 20) + second.entry("model").bytes - 1  # enough for the patch alone
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=room))
+
+    device.offer(second)
+
+    assert offered.bytes < second.entry("model").bytes
+    assert device.phase() == "failed"
+    assert device.events()[-1].evidence["cause"] == "no_space"
+    assert offered.sha256 not in device.source.asked
+    assert device.serving() == "1.0.0"
 
 
 def test_a_patch_from_a_base_that_is_not_here_is_not_even_asked_for(device, fleet):
@@ -373,6 +457,7 @@ def test_a_full_disk_is_a_failure_with_its_own_reason_and_serving_goes_on(
 
     assert device.phase() == "failed"
     assert "no room" in device.events()[-1].reason
+    assert device.events()[-1].evidence["cause"] == "no_space"
     assert device.serving() == "1.0.0"
 
 
