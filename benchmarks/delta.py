@@ -44,14 +44,14 @@ def main() -> int:
     parser.add_argument("--pairs", default="", help="only pairs whose name holds this")
     arguments = parser.parse_args()
     methods = arguments.methods.split(",")
+    if unknown := set(methods) - set(_delta_job.available()):
+        parser.error(f"--methods: {sorted(unknown)} is not one of {_delta_job.available()}")
     print(f"lanes run by: {'edgec-accel' if engine.is_compiled() else 'numpy'}\n")
     ratios: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     print("| pair | new bytes | H0 | " + " | ".join(methods) + " | tensor / bsdiff4 |")
     print("|---|---|---|" + "---|" * (len(methods) + 1))
     large: list[tuple[str, dict[str, dict[str, float]]]] = []
-    for pair in _pairs(arguments.large):
-        if arguments.pairs not in pair.name:
-            continue
+    for pair in _pairs(arguments.large, arguments.pairs):
         found = measure(pair, methods)
         print(_row(pair, found, methods), flush=True)
         if "bsdiff4" in found:
@@ -65,10 +65,11 @@ def main() -> int:
     return 0
 
 
-def _pairs(with_large: bool) -> Iterator[Pair]:
-    yield from small_pairs()
-    if with_large:
-        for form, kind in LARGE:
+def _pairs(with_large: bool, wanted: str) -> Iterator[Pair]:
+    """Return the pairs whose name holds `wanted`."""
+    yield from (pair for pair in small_pairs() if wanted in pair.name)
+    for form, kind in LARGE if with_large else ():
+        if wanted in f"made {form} {kind}":
             yield large_pair(form, kind)
 
 
@@ -85,7 +86,7 @@ def measure(pair: Pair, methods: list[str]) -> dict[str, dict[str, float]]:
             patch = Path(folder, f"{method}.patch")
             encoded = _run(method, "encode", old, new, patch)
             found[method] = _joined(encoded, _applied(method, old, new, patch))
-            if method == "tensor" and engine.is_compiled() and "int8" in pair.name:
+            if method == "tensor" and engine.is_compiled():
                 slow = _applied(NUMPY, old, new, patch)
                 found[NUMPY] = _joined(encoded, slow)
     return found
@@ -124,7 +125,7 @@ def entropy_bytes(pair: Pair) -> float | None:
     """
     old, new = tensors_of(pair.old), tensors_of(pair.new)
     total = 0.0
-    for tensor, sources in zip(new, candidates(old, new), strict=True):
+    for tensor, sources in zip(new, candidates(old, new, pair.old, pair.new), strict=True):
         if numbers.bits_of(tensor.dtype) > 16 and tensor.elements > 4096:
             return None
         codes = numbers.codes_of(pair.new[tensor.offset : tensor.end], tensor.dtype)

@@ -16,6 +16,9 @@ def main(names: list[str]) -> int:
     """Run the named benchmarks, or all; return how many failed."""
     known = sorted(p.stem for p in HERE.glob("*.py") if p.stem != "run" and p.stem[0] != "_")
     unknown = sorted(set(names) - set(known))
+    if {"-h", "--help"} & set(names):
+        print(f"{__doc__}\nNames: {', '.join(known)}")
+        return 0
     if unknown:
         print(f"no benchmark {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
         return 2
