@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo serve test test-full check bench clean
+.PHONY: help install demo serve test test-full check accel fuzz bench models clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -33,10 +33,10 @@ serve: install ## the demo's fleet, left running for a person; Ctrl-C stops it
 	@$(BIN)/python scripts/demo --serve
 
 test: install ## unit, property and end-to-end tests
-	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not full"
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not full"
 
 test-full: install ## the long suites too
-	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 check: install ## format, lint, types, import rules
 	$(BIN)/ruff format --check .
@@ -44,8 +44,17 @@ check: install ## format, lint, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+accel: install ## edgec-accel's wheels for x86-64 and aarch64 into accel/dist; installs the one for this machine
+	@$(BIN)/python accel/build.py
+
+fuzz: install ## the decoder of patches, a minute; by atheris where it is installed
+	@$(BIN)/python tests/bundle/delta_tensor/fuzz.py 60
+
 bench: install ## the figures that README and docs quote
 	@$(BIN)/python benchmarks/run.py
+
+models: install ## train every recipe of models/ anew and write what it commits: about ten minutes
+	@for recipe in models/*/train.py; do $(BIN)/python $$recipe || exit 1; done
 
 clean: ## remove .venv and what tools left
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
