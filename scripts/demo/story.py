@@ -107,6 +107,7 @@ class Story:
         self.facts = Facts()
         self._say = say
         self._loads: list[Load] = []
+        self._borrows = False
         images = read_npz((DIGITS / "evaluation.npz").read_bytes(), 64 << 20)["inputs"]
         self._images = np.asarray(images, dtype=np.uint8)
 
@@ -122,6 +123,7 @@ class Story:
     def set_up(self, workshop: Workshop | None = None) -> None:
         """Compile 1.0.0 for two targets, start the fleet, roll 1.0.0 out, begin the load."""
         self._say("compiling digits 1.0.0 for two targets; starting the fleet server meanwhile")
+        self._borrows = workshop is not None
         self._workshop = workshop or Workshop(self.folder)
         self.fleet.start_server()
         self.facts.broker = self.fleet.broker
@@ -230,10 +232,11 @@ class Story:
             raise DemoError("the refused model served requests")
 
     def stop(self) -> None:
-        """End every program and thread."""
+        """End every program and thread but those of a workshop that others use too."""
         for load in self._loads:
             load.stop()
-        end_calls()
+        if not self._borrows:
+            end_calls()
         self.fleet.stop()
 
     def publish(self, name: str, version: str) -> None:

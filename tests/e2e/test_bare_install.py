@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-pytestmark = pytest.mark.xdist_group("bare")
 
 FORBIDDEN = ("torch", "tensorflow", "onnx", "flask", "sqlalchemy")
 

@@ -1,4 +1,4 @@
-"""One model through all three programs, as separate processes, on Mosquitto and on amqtt."""
+"""One model through all three programs, as separate processes: the whole walk on both brokers."""
 
 import importlib
 import json
@@ -19,7 +19,7 @@ BIN = Path(sys.executable).parent
 CANARY, SECOND = "agent-1", "agent-2"
 ONNX, TFLITE = "generic-x86_64", "generic-x86_64-tflite"
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("walk")]
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture(scope="module")
@@ -34,18 +34,25 @@ def demo() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def workshop(demo: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return demo.Workshop(tmp_path_factory.mktemp("bundles"))
+def workshop(demo: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    yield demo.Workshop(tmp_path_factory.mktemp("bundles"))
+    demo.end_calls()
 
 
-@pytest.fixture(params=["mosquitto", "amqtt"])
+def find_mosquitto() -> str | None:
+    return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+
+
+BROKERS = ("mosquitto", "amqtt") if find_mosquitto() else ("amqtt",)
+
+
+@pytest.fixture
 def story(
     request: pytest.FixtureRequest, demo: Any, workshop: Any, tmp_path: Path
 ) -> Iterator[Any]:
     """A fleet with two agents, both runtimes, digits 1.0.0 committed and under load."""
-    if request.param == "mosquitto" and not find_mosquitto():
-        pytest.skip("mosquitto is not installed")
-    story = demo.Story(tmp_path, print, None, broker=request.param)
+    broker = getattr(request, "param", BROKERS[0])
+    story = demo.Story(tmp_path, print, None, broker=broker)
     try:
         story.set_up(workshop)
         yield story
@@ -53,10 +60,7 @@ def story(
         story.stop()
 
 
-def find_mosquitto() -> str | None:
-    return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
-
-
+@pytest.mark.parametrize("story", BROKERS, indirect=True)
 def test_a_release_goes_to_the_fleet_as_a_diff_and_a_bad_one_does_not(story: Any) -> None:
     story.ship_a_better_release()
     story.refuse_a_bad_release()
