@@ -73,6 +73,10 @@ def shuffled(x: torch.Tensor) -> torch.Tensor:
     return x.view(1, 2, 2, 6, 6).transpose(1, 2).reshape(1, 4, 6, 6)
 
 
+def shuffled_by_views(x: torch.Tensor) -> torch.Tensor:
+    return x.view(1, 2, 2, 6, 6).transpose(1, 2).contiguous().view(1, 4, 6, 6)
+
+
 ROOT = math.sqrt(2 / math.pi)
 CONV = nn.Conv2d(4, 5, 3)
 SCALE, SHIFT = torch.rand(1, 5, 1, 1) + 0.5, torch.randn(5, 1, 1)
@@ -138,13 +142,13 @@ CASES: dict[str, tuple[str, nn.Module, tuple[int, ...], list[str]]] = {
         "merge-transposes",
         Holder(lambda x: x.transpose(0, 1).exp()),
         (1, 3, 8),
-        ["view", "exp"],
+        ["reshape", "exp"],
     ),
     "a maximum over the image": (
         "reduce-by-pool",
         Holder(lambda x: x.amax((2, 3)).exp()),
         IMAGE,
-        ["max_pool2d", "view", "exp"],
+        ["max_pool2d", "reshape", "exp"],
     ),
     "constants behind a layer": (
         "fold-scales",
@@ -219,6 +223,12 @@ CASES: dict[str, tuple[str, nn.Module, tuple[int, ...], list[str]]] = {
         ["conv2d"],
     ),
     "a channel shuffle": ("convolve-shuffles", Holder(shuffled), IMAGE, ["conv2d"]),
+    "a copy for the sake of a view": (
+        "drop-identities",
+        Holder(shuffled_by_views),
+        IMAGE,
+        ["reshape", "transpose", "reshape"],
+    ),
     "prelu": ("write-prelus", nn.PReLU(4), IMAGE, ["relu", "neg", "relu", "mul", "sub"]),
     "leaky relu": ("write-prelus", nn.LeakyReLU(0.1), IMAGE, ["mul", "maximum"]),
     "a padded maximum behind relu": (

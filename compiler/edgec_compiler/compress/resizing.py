@@ -14,7 +14,7 @@ from edgec_compiler.compress.tracing import Trace
 from edgec_compiler.passes.graph import shape_of
 
 _A = torch.ops.aten
-_SIZED = (_A.view.default, _A.reshape.default, _A.expand.default, _A._unsafe_view.default)
+_SIZED = (_A.reshape.default, _A.expand.default)
 _SPLITS = (_A.chunk.default, _A.split.Tensor, _A.split_with_sizes.default)
 
 Kept = npt.NDArray[np.bool_]  # for every atom whether it stays

@@ -22,7 +22,6 @@ from edgec_compiler.passes.scaling import CONVOLUTIONS, TRANSPOSED
 from edgec_compiler.passes.transposes import order_of
 
 _A = torch.ops.aten
-_VIEWS = (_A.view.default, _A.reshape.default)
 _PRELUS = (_A.prelu.default, _A._prelu_kernel.default)
 _LEAKY = (_A.leaky_relu.default, _A.leaky_relu_.default)
 _MOST = 256
@@ -55,10 +54,10 @@ def _is_shuffle(node: Any) -> bool:
 def _shuffled(node: Any) -> tuple[Any, int] | None:
     """Return x and the number of groups if `node` is a channel shuffle of x."""
     new = shape_of(node)
-    if not is_call(node, *_VIEWS) or new is None or len(new) != 4 or new[1] > _MOST:
+    if not is_call(node, _A.reshape.default) or new is None or len(new) != 4 or new[1] > _MOST:
         return None
     swap: Any = node.args[0]
-    if order_of(swap) != [0, 2, 1, 3, 4] or not is_call(swap.args[0], *_VIEWS):
+    if order_of(swap) != [0, 2, 1, 3, 4] or not is_call(swap.args[0], _A.reshape.default):
         return None
     x, split = swap.args[0].args[0], shape_of(swap.args[0])
     if split is None or shape_of(x) != new or split[3:] != new[2:] or split[0] != new[0]:
@@ -147,7 +146,7 @@ def _is_turned_difference(graph: fx.GraphModule, node: Any) -> bool:
     constant, x = _difference(node)
     if held(graph, constant) is None and not isinstance(constant, int | float):
         return False
-    while is_call(x, *_VIEWS, _A.permute.default, _A.transpose.int, _A.squeeze.dim):
+    while is_call(x, _A.reshape.default, _A.permute.default, _A.transpose.int, _A.squeeze.dim):
         x = x.args[0]
     return _is_float(node) and is_call(x, *CONVOLUTIONS, *TRANSPOSED, _A.linear.default)
 

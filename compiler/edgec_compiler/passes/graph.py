@@ -27,6 +27,9 @@ _SYNONYMS = {
     _A.clip.default: _A.clamp.default,
     _A.concat.default: _A.cat.default,
     _A.concatenate.default: _A.cat.default,
+    # A view is bound to how its input lies in memory, which passes change.
+    _A.view.default: _A.reshape.default,
+    _A._unsafe_view.default: _A.reshape.default,
 }
 
 

@@ -28,7 +28,6 @@ _ALWAYS = (
     _A.lift_fresh_copy.default,
 )
 _SAME_SHAPE = (
-    _A.view.default,
     _A.reshape.default,
     _A.expand.default,
     _A.slice.Tensor,
@@ -42,7 +41,6 @@ _SAME_DTYPE = (
 _ASSERTIONS = (_A._assert_tensor_metadata.default,)
 
 
-_RESHAPES = (_A.view.default, _A.reshape.default)
 _NEUTRAL: dict[Any, float] = {
     **dict.fromkeys((*MUL, *DIV), 1.0),
     **dict.fromkeys((*ADD, *SUB), 0.0),
@@ -80,8 +78,8 @@ def count(graph: fx.GraphModule) -> int:
 def _is_reshaped_again(node: fx.Node) -> bool:
     inner = node.args[0] if node.args else None
     return (
-        is_call(node, *_RESHAPES)
-        and is_call(inner, *_RESHAPES)
+        is_call(node, _A.reshape.default)
+        and is_call(inner, _A.reshape.default)
         and set(inner.users if isinstance(inner, fx.Node) else ()) == {node}
     )
 

@@ -70,9 +70,7 @@ def _is_unseen(source: Any) -> bool:
 
 
 def _restore(graph: fx.Graph, node: fx.Node) -> None:
-    if node.target is _A._unsafe_view.default:
-        node.target = _A.reshape.default  # the copy that made a view possible may be dropped
-    elif node.target is _NORM:
+    if node.target is _NORM:
         *parts, momentum, eps = node.args
         with graph.inserting_before(node):
             args = (*parts, False, momentum, eps, False)

@@ -43,7 +43,7 @@ def reduce_by_pool(graph: fx.GraphModule) -> int:
             window = [*shape[2:]]
             pooled = call(graph, node, _A.max_pool2d.default, (x, window, window))
         if not (len(node.args) > 2 and node.args[2]):
-            pooled = call(graph, node, _A.view.default, (pooled, list(shape[:2])))
+            pooled = call(graph, node, _A.reshape.default, (pooled, list(shape[:2])))
         replace(node, pooled)
         graph.graph.erase_node(node)
     return len(found)

@@ -55,7 +55,7 @@ def _interleaved(node: Any) -> Repetition | None:
 
 
 def _expanded(node: Any) -> Repetition | None:
-    if not is_call(node, _A.reshape.default, _A.view.default):
+    if not is_call(node, _A.reshape.default):
         return None
     expanded: Any = node.args[0]
     single: Any = expanded.args[0] if is_call(expanded, _A.expand.default) else None

@@ -117,7 +117,9 @@ def _is_reshape(node: Any) -> bool:
 def _take(graph: fx.GraphModule, node: Any) -> None:
     outer = order_of(node)
     if outer is not None and _is_reshape(node):
-        replace(node, call(graph, node, _A.view.default, (node.args[0], list(node.meta["shape"]))))
+        replace(
+            node, call(graph, node, _A.reshape.default, (node.args[0], list(node.meta["shape"])))
+        )
         return
     if outer is not None:
         inner_node: Any = node.args[0]

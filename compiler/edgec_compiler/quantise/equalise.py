@@ -32,7 +32,7 @@ _HOMOGENEOUS = (
     _A.adaptive_avg_pool2d.default,
 )
 _PADS = (_A.pad.default, _A.constant_pad_nd.default)
-_VIEWS = (_A.view.default, _A.reshape.default, _A.flatten.using_ints)
+_VIEWS = (_A.reshape.default, _A.flatten.using_ints)
 _LAYERS = (*CONVOLUTIONS, _A.linear.default)
 _SWEEPS = 30
 _SETTLED = 1e-3  # of a factor's logarithm: less is no change

@@ -67,7 +67,7 @@ def _run(payload: bytes, recipe: Any, ranges: Ranges | None) -> bytes:
 
     engine = quantizer.Quantizer(bytearray(payload))
     engine.load_quantization_recipe(recipe.get_quantization_recipe())
-    statistics = None if ranges is None else _statistics(ranges)
+    statistics = None if ranges is None else _statistics(ranges, _ranks(payload))
     return bytes(engine.quantize(statistics, enable_progress_report=False).quantized_model)
 
 
@@ -163,11 +163,25 @@ def _keep_float(recipe: Any, payload: bytes, outputs: Sequence[str]) -> None:
         recipe.add_quantization_config(_ALL, ops.OUTPUT, algorithm_key=keep)
 
 
-def _statistics(ranges: Ranges) -> dict[str, dict[str, Any]]:
+def _statistics(ranges: Ranges, ranks: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """Return the ranges as the quantiser takes them.
+
+    They have the rank of their tensor: a constant that is joined to it takes over its scale, and
+    the quantiser cannot bring a scale of one axis to the constant's.
+    """
+    sizes = {name: (1,) * max(1, ranks.get(name, 1)) for name in ranges}
     return {
-        name: {"min": np.array([low], np.float32), "max": np.array([high], np.float32)}
+        name: {
+            "min": np.full(sizes[name], low, np.float32),
+            "max": np.full(sizes[name], high, np.float32),
+        }
         for name, (low, high) in ranges.items()
     }
+
+
+def _ranks(payload: bytes) -> dict[str, int]:
+    tensors = tflite.parse(payload, "the float model").subgraphs[0].tensors
+    return {tflite.tensor_name(one): 0 if one.shape is None else len(one.shape) for one in tensors}
 
 
 def _brief(error: Exception) -> str:

@@ -226,6 +226,28 @@ def test_a_model_of_batch_4_is_calibrated_with_any_number_of_samples(fmt: str) -
     assert error(answers(forms, profile, fmt, made), np.tanh(rows)) < 0.05
 
 
+class Token(nn.Module):
+    """Joins a constant token to rows, as vision transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.layer = nn.Parameter(torch.randn(1, 1, 8)), nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = self.layer(x.flatten(2))
+        return torch.cat([self.token.expand(x.shape[0], -1, -1), rows[..., :8]], 1)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int16x8"])
+def test_a_constant_that_is_joined_to_an_activation_takes_its_scale(precision: str) -> None:
+    torch.manual_seed(0)
+    forms, profile = forms_of(Token(), IMAGES[:, :, :, :1]), load("rpi4")
+
+    made = make_variant(forms, profile, "tflite", Recipe(precision))
+
+    assert error(answers(forms, profile, "tflite", made), exact(forms)) < 0.02
+
+
 class Logarithm(nn.Module):
     """Overflows at zero."""
 
