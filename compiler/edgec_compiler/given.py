@@ -73,6 +73,8 @@ def read_given(options: CompileOptions, source: SourceModel) -> Given:
     if options.cache is not None:
         data = contents({key: getattr(options, key) for key in ("calibration", "evaluation")})
     calibration = samples("calibration")
+    if calibration is None and options.noise_ranges:
+        calibration = noise(interface, options.seed)
     evaluation = samples("evaluation") or calibration or noise(interface, options.seed)
     tools = tool_versions()
     inputs = Inputs(

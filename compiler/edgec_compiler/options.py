@@ -45,6 +45,12 @@ class CompileOptions:
     jobs: int | None = None  # None: as many as cores and memory allow
     cache: str | None = None  # a folder; None: neither read nor written
     compress: Wanted = field(default_factory=Wanted)
+    noise_ranges: bool = False  # noise where calibration data is missing: to see the operators only
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether there is something to learn the ranges of activations from."""
+        return self.calibration is not None or self.noise_ranges
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; `from_dict` is the inverse."""

@@ -78,7 +78,7 @@ def plan(options: CompileOptions) -> tuple[Plan, ...]:
     check(
         options.compress,
         model=options.model,
-        calibrated=options.calibration is not None,
+        calibrated=options.calibrated,
         precisions={one.profile.name: one.recipe.precision for one in plans},
     )
     return plans
@@ -122,7 +122,7 @@ def _precision(
     options: CompileOptions, profile: Profile, fmt: str, kept: Quantisation | None
 ) -> tuple[str, str | None]:
     """Return the precision, and a note if it is not what the target gets by default."""
-    calibrated = options.calibration is not None or kept == "whole"
+    calibrated = options.calibrated or kept == "whole"
     precision, note = precision_for(profile, fmt, options.precision, calibrated=calibrated)
     if kept == "weights" and note is not None and "dynamic" in profile.precisions:
         return "dynamic", None  # what the file is
@@ -144,7 +144,7 @@ def _tries(
     """Return what --precision auto tries: nothing where no data tells good from bad."""
     if options.precision != "auto" or options.evaluation is None:
         return ()
-    calibrated = options.calibration is not None
+    calibrated = options.calibrated
     if options.delta_base is not None:
         return (default,)  # near an int8 model there are int8 models only
     tries = tries_for(profile, fmt, default, options.optimize_for, calibrated=calibrated)

@@ -2,9 +2,12 @@
 
 import argparse
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from edgec_compiler.cli.as_compiled import compile_into, has_operators_of
 from edgec_compiler.cli.command import add_json, add_shape, describe, print_json, print_table
 from edgec_compiler.errors import MissingExtraError, UsageError
 from edgec_hardware_profiles import Profile, load
@@ -17,7 +20,12 @@ if TYPE_CHECKING:  # other commands start faster without it
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     describe(parser, "edgec check model.tflite --target coral-edgetpu --rewrite better.tflite", run)
-    parser.add_argument("model", metavar="MODEL", help="a TFLite or ONNX file, or a bundle")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a model as `edgec compile` takes it, or a bundle; what is not of the target's format "
+        "is compiled first",
+    )
     parser.add_argument(
         "--target",
         required=True,
@@ -29,14 +37,13 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="write the model with all safe fixes, proven to give equal outputs (TFLite)",
     )
-    add_shape(parser, "fix the shape of an ONNX model's input")
+    add_shape(parser, "fix an input's shape")
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the mapping; with --rewrite, that of the rewritten model."""
     try:
-        from edgec_compiler.mapping.exact import map_model
         from edgec_compiler.mapping.rewriting import rewrite_model
     except ImportError as error:
         raise MissingExtraError("compiler", f"checking a model (module {error.name})") from error
@@ -47,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         rewriting = rewrite_model(model, profile)
         _write(Path(arguments.rewrite), rewriting.payload)
         model = arguments.rewrite
-    mapping = map_model(model, profile, arguments.shape)
+    mapping = _mapping(model, profile, arguments)
     if arguments.json:
         facts = mapping.to_json()
         if rewriting is not None:
@@ -59,6 +66,21 @@ def run(arguments: argparse.Namespace) -> int:
         _print_rewriting(rewriting, arguments.rewrite)
     _print_mapping(mapping, profile)
     return 0
+
+
+def _mapping(model: str, profile: Profile, arguments: argparse.Namespace) -> "Mapping":
+    from edgec_compiler.mapping.exact import map_model
+
+    if has_operators_of(model, profile):
+        return map_model(model, profile, arguments.shape)
+    with TemporaryDirectory(prefix="edgec-check-") as folder:
+        shapes = tuple(arguments.shape)
+        bundle, precision = compile_into(
+            Path(folder), model, arguments.target, shapes, quiet=arguments.json
+        )
+        mapping = map_model(str(bundle), profile)
+    note = f"the operators are those that edgec compile makes of {model} at {precision}"
+    return replace(mapping, notes=(note, *mapping.notes))
 
 
 def _write(path: Path, payload: bytes) -> None:
@@ -81,12 +103,18 @@ def _print_rewriting(rewriting: "Rewriting", out: str) -> None:
         print(f"{out}: nothing to rewrite, written as it is")
 
 
+def _where(mapping: "Mapping", profile: Profile) -> str:
+    if profile.support is not None and profile.support.on != "cpu":
+        how = "as its compiler made it" if mapping.basis == "compiled" else "predicted"
+        return f"{mapping.accelerated} of {mapping.total} operators run on the accelerator ({how})"
+    refused = sum(verdict.reason is not None for verdict in mapping.ops)
+    if refused:
+        return f"{refused} of {mapping.total} operators have no kernel there"
+    return f"all {mapping.total} operators run on the CPU: it has no accelerator"
+
+
 def _print_mapping(mapping: "Mapping", profile: Profile) -> None:
-    how = "as its compiler made it" if mapping.basis == "compiled" else "predicted"
-    where = f"{mapping.accelerated} of {mapping.total} operators run on the accelerator ({how})"
-    if profile.support is None:
-        where = f"all {mapping.total} operators run on the CPU: it has no accelerator"
-    print(f"{mapping.target}: {where}")
+    print(f"{mapping.target}: {_where(mapping, profile)}")
     counted = Counter((verdict.op, verdict.on) for verdict in mapping.ops)
     rows = [(f"  {op}", str(count), on) for (op, on), count in counted.items()]
     print_table([("  OPERATOR", "COUNT", "ON"), *rows])

@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from edgec_compiler import tflite
 from edgec_compiler.composites import WITHOUT_PARTS
+from edgec_compiler.convert.layout import teach_layouts
 from edgec_compiler.errors import ConversionError
 from edgec_compiler.passes.transposes import channel_last_ends
 from edgec_compiler.source import SourceModel
@@ -45,6 +46,7 @@ def to_tflite(graph: fx.GraphModule, source: SourceModel) -> FloatTflite:
     """
     import litert_torch  # seconds to import, and only this needs it
 
+    teach_layouts()
     _refuse_whole(graph)
     keep = source.channels_last
     turned = channel_last_ends(graph)

@@ -10,6 +10,11 @@ from edgec_compiler.mapping.opening import read_bytes, read_graph
 from edgec_compiler.mapping.programs import is_installed
 from edgec_hardware_profiles import Profile, Tool
 
+_WAY_OUT = {
+    "onnx": "compile it for this target from the model that it was made from",
+    "tflite": "give the ONNX or PyTorch model that it was made from to edgec compile",
+}
+
 
 def map_model(model: str, profile: Profile, shapes: Sequence[str] = ()) -> Mapping:
     """Return where `profile` runs each operator of a model file or bundle.
@@ -26,7 +31,7 @@ def map_model(model: str, profile: Profile, shapes: Sequence[str] = ()) -> Mappi
     if graph.format not in profile.formats:
         raise UsageError(
             f"{model}: target {profile.name} takes {' or '.join(profile.formats)}, not "
-            f"{graph.format}: {_way_out(model, graph.format, profile)}"
+            f"{graph.format}: {_WAY_OUT[graph.format]}"
         )
     predicted = check(graph, profile)
     tools = [tool for tool in profile.tools if tool.kind == "vela" or tool.format == graph.format]
@@ -50,12 +55,3 @@ def _compiled(payload: bytes, profile: Profile, tool: Tool) -> Mapping | None:
     if not is_installed(tool):
         raise MissingExtraError(tool.name, tool.name)
     return vendor.compile_with_tool(payload, "tflite", profile, tool).mapping
-
-
-def _way_out(model: str, fmt: str, profile: Profile) -> str:
-    if fmt == "tflite":
-        return "give the ONNX or PyTorch model that it was made from to edgec compile"
-    return (
-        f"compile it first (edgec compile {model} --target {profile.name} --calibration DATA "
-        "--out build), then edgec check build"
-    )

@@ -11,6 +11,7 @@ from tflite_kit import ROOT, Network, options, relu
 from edgec_compiler.cli import main
 
 DIGITS = str(ROOT / "models" / "digits" / "1.0.0.onnx")
+NET = str(ROOT / "models" / "digits" / "model.py")
 
 
 @pytest.fixture
@@ -87,6 +88,34 @@ def test_an_onnx_model_is_checked_against_its_own_targets(
     assert {op["on"] for op in facts["ops"]} == {"gpu"}
 
 
+def test_a_model_that_is_not_of_the_targets_format_is_compiled_first(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code = main(["check", DIGITS, "--target", "coral-edgetpu", "--json"])
+
+    facts = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert facts["accelerated"] == facts["total"] == len(facts["ops"])
+    assert {"CONV_2D", "DEPTHWISE_CONV_2D"} <= {op["op"] for op in facts["ops"]}
+    assert facts["notes"][0].endswith(f"edgec compile makes of {DIGITS} at int8")
+
+
+def test_a_target_that_is_a_cpu_is_asked_for_kernels(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = Network()
+    out = network.op("RFFT2D", [network.input([1, 4])], network.tensor("out", [1, 4]))
+    unknown = tmp_path / "unknown.tflite"
+    unknown.write_bytes(network.bytes(out))
+
+    main(["check", str(model), "--target", "cortex-m7"])
+    main(["check", str(unknown), "--target", "cortex-m7"])
+
+    said = capsys.readouterr().out
+    assert "cortex-m7: all 2 operators run on the CPU: it has no accelerator" in said
+    assert "cortex-m7: 1 of 1 operators have no kernel there" in said
+
+
 def test_an_onnx_operator_that_a_target_lacks_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,7 +142,7 @@ def test_an_onnx_operator_that_a_target_lacks_is_named(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((DIGITS, "--target", "coral-edgetpu"), "takes tflite, not onnx: compile it first"),
+        ((f"{NET}:nothing", "--target", "coral-edgetpu"), "has no function 'nothing'"),
         ((DIGITS, "--target", "no-such-target"), "unknown target"),
         (("/no/such.tflite", "--target", "rpi4"), "No such file"),
         ((DIGITS, "--target", "jetson-nano", "--rewrite", "x.onnx"), "TFLite models only"),
