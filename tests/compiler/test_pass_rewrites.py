@@ -17,7 +17,9 @@ from edgec_compiler.passes import PASSES, TFLITE_PASSES, capture, run_passes
 from edgec_compiler.passes.graph import observe
 from edgec_compiler.passes.transposes import channel_last_ends
 
-IMAGE, ROWS = (1, 4, 6, 6), (2, 3, 8)
+IMAGE, ROWS, SCORES = (1, 4, 6, 6), (2, 3, 8), (2, 6, 6)
+CAUSAL = torch.ones(6, 6, dtype=torch.bool).triu(1)
+LEAST = torch.zeros(6, 6).masked_fill(CAUSAL, torch.finfo(torch.float32).min)
 NAMED = {one.name: one for one in (*PASSES, *TFLITE_PASSES)}
 
 
@@ -231,6 +233,48 @@ CASES: dict[str, tuple[str, nn.Module, tuple[int, ...], list[str]]] = {
     ),
     "prelu": ("write-prelus", nn.PReLU(4), IMAGE, ["relu", "neg", "relu", "mul", "sub"]),
     "leaky relu": ("write-prelus", nn.LeakyReLU(0.1), IMAGE, ["mul", "maximum"]),
+    "a transposed convolution that pads": (
+        "cut-transposed",
+        nn.ConvTranspose2d(4, 5, 3, stride=2, padding=1, output_padding=1),
+        IMAGE,
+        ["conv_transpose2d", "slice", "slice"],
+    ),
+    "one with zeros between its weights and behind its result": (
+        "cut-transposed",
+        nn.ConvTranspose2d(4, 6, 2, stride=3, output_padding=(1, 0), groups=2, dilation=2),
+        IMAGE,
+        ["conv_transpose2d", "constant_pad_nd", "add"],
+    ),
+    "a transposed convolution of a signal": (
+        "cut-transposed",
+        nn.ConvTranspose1d(3, 5, 10, stride=5, padding=2, bias=False),
+        ROWS,
+        ["conv_transpose1d", "slice"],
+    ),
+    "minus infinity where a mask is": (
+        "bound-masks",
+        Holder(lambda x: x.masked_fill(CAUSAL, -math.inf).softmax(-1)),
+        SCORES,
+        ["masked_fill", "softmax"],
+    ),
+    "the least of numbers, added to what is masked": (
+        "bound-masks",
+        Holder(lambda x, mask: (x + mask.unsqueeze(0)).softmax(-1), LEAST),
+        SCORES,
+        ["unsqueeze", "add", "softmax"],
+    ),
+    "causal attention": (
+        "bound-masks",
+        Holder(lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True)),
+        SCORES,
+        ["scaled_dot_product_attention"],
+    ),
+    "attention under a mask of booleans": (
+        "bound-masks",
+        Holder(lambda x: F.scaled_dot_product_attention(x, x, x, attn_mask=x > x.mean())),
+        SCORES,
+        ["mean", "gt", "where", "scaled_dot_product_attention"],
+    ),
     "a padded maximum behind relu": (
         "zero-padded-maxima",
         Holder(lambda x: F.max_pool2d(F.relu(x), 3, 2, 1)),
@@ -252,6 +296,16 @@ def test_a_pass_rewrites_the_form_and_changes_no_value(
 
 PADDED = nn.Conv2d(4, 5, 3, padding=1)
 ALONE: dict[str, tuple[str, nn.Module, tuple[int, ...]]] = {
+    "a transposed convolution of as much padding on all sides": (
+        "cut-transposed",
+        nn.ConvTranspose2d(4, 5, 4, stride=2, padding=1),
+        IMAGE,
+    ),
+    "masked scores that something else reads, too": (
+        "bound-masks",
+        Holder(lambda x: (scores := x.masked_fill(CAUSAL, -1e9)).softmax(-1) + scores),
+        SCORES,
+    ),
     "an addition before a layer that pads": (
         "fold-scales",
         Holder(lambda x, conv: conv(x + 1), PADDED),

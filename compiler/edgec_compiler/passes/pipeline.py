@@ -21,10 +21,12 @@ from edgec_compiler.passes import (
     constants,
     fusions,
     identities,
+    masks,
     paddings,
     pools,
     repeats,
     scaling,
+    transposed,
     transposes,
 )
 from edgec_compiler.passes.graph import Example, observe
@@ -54,6 +56,7 @@ PASSES: tuple[Pass, ...] = (
     _fusing("fuse-hard-swish-again", fusions.hard_swish),
     _fusing("fuse-softmax", fusions.softmax),
     _fusing("fuse-layer-norm", fusions.layer_norm),
+    Pass("bound-masks", masks.bound, masks.count),
     Pass("resize-by-repeat", repeats.resize, repeats.count),
     Pass("merge-transposes", transposes.merge, transposes.count),
     Pass("reduce-by-pool", pools.reduce_by_pool, pools.count_reductions),
@@ -68,6 +71,7 @@ PASSES: tuple[Pass, ...] = (
 
 # Behind them, for TFLite alone, whose runtimes and accelerators lack what others have.
 TFLITE_PASSES: tuple[Pass, ...] = (
+    Pass("cut-transposed", transposed.cut_out, transposed.count),
     Pass("convolve-shuffles", channel_last.convolve_shuffles, channel_last.count_shuffles),
     Pass("write-prelus", channel_last.write_prelus, channel_last.count_prelus),
     Pass("turn-differences", channel_last.turn_differences, channel_last.count_differences),

@@ -22,6 +22,7 @@ from edgec_compiler.quantise.activations import (
 from edgec_compiler.quantise.clipping import Range, Scheme, Seen, clipped
 from edgec_compiler.quantise.histogram import Histogram
 from edgec_compiler.quantise.layers import onnx_layers, tflite_layers
+from edgec_compiler.quantise.scores import cut_off, onnx_scores, tflite_scores
 from edgec_runtime.session import Array
 
 
@@ -31,6 +32,7 @@ class Observations:
 
     histograms: bool
     labels: Mapping[str, str] = field(default_factory=dict)
+    scores: frozenset[str] = frozenset()  # tensors that only softmaxes read
     seen: dict[str, Seen] = field(default_factory=dict)
     samples: int = 0  # whole ones, before the one that is under way
 
@@ -38,6 +40,8 @@ class Observations:
         """Note `values` of tensor `name`. Raises ConversionError for nan and inf."""
         if values.size == 0:
             return
+        if name in self.scores:
+            values = cut_off(values)
         low, high = float(values.min()), float(values.max())
         if not (np.isfinite(low) and np.isfinite(high)):
             raise ConversionError(self._not_finite(name, low, high))
@@ -88,7 +92,7 @@ def observe_tflite(
     names = [tflite.tensor_name(graph.tensors[index]) for index in graph.inputs]
     labels = {layer.output: f"the output of {layer.name}" for layer in tflite_layers(payload)}
     numbered = {name: f"input {number + 1}" for number, name in enumerate(names)}
-    found = Observations(histograms, labels | numbered)
+    found = Observations(histograms, labels | numbered, tflite_scores(payload))
     return found.over(tflite_activations(payload, samples))
 
 
@@ -102,4 +106,5 @@ def observe_onnx(
     """
     labels = {layer.output: f"the output of {layer.name}" for layer in onnx_layers(model)}
     named = {one.name: f"input '{one.name}'" for one in model.graph.input}
-    return Observations(histograms, labels | named).over(onnx_activations(model, samples))
+    found = Observations(histograms, labels | named, onnx_scores(model))
+    return found.over(onnx_activations(model, samples))

@@ -19,6 +19,7 @@ from edgec_compiler.quantise.clipping import Range, Scheme
 from edgec_compiler.quantise.histogram import SIDE, Histogram
 from edgec_compiler.quantise.layers import tflite_layers
 from edgec_compiler.quantise.ranges import Observations, observe_onnx, observe_tflite
+from edgec_compiler.quantise.scores import cut_off
 from edgec_compiler.recipe import METHODS, Recipe
 from edgec_compiler.samples import Samples, load_samples
 from edgec_compiler.variants import make_variant
@@ -246,6 +247,43 @@ def test_a_constant_that_is_joined_to_an_activation_takes_its_scale(precision: s
     made = make_variant(forms, profile, "tflite", Recipe(precision))
 
     assert error(answers(forms, profile, "tflite", made), exact(forms)) < 0.02
+
+
+class Masked(nn.Module):
+    """Attention of eight rows, each to those before it alone."""
+
+    def __init__(self, below: float) -> None:
+        super().__init__()
+        self.below = below
+        self.layer = nn.Linear(24, 24)
+        self.hidden = nn.Buffer(torch.ones(8, 8, dtype=torch.bool).triu(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.transpose(1, 2).flatten(2)
+        query, key, value = self.layer(rows).chunk(3, -1)
+        scores = query @ key.transpose(1, 2)
+        return scores.masked_fill(self.hidden, self.below).softmax(-1) @ value
+
+
+@pytest.mark.parametrize("below", [-np.inf, -1e9, float(np.finfo(np.float32).min)])
+@pytest.mark.parametrize("fmt", ["tflite", "onnx"])
+def test_what_attention_is_not_to_see_does_not_widen_the_scores(fmt: str, below: float) -> None:
+    torch.manual_seed(0)
+    forms = forms_of(Masked(below))
+    profile = load("rpi4" if fmt == "tflite" else "generic-arm64")
+
+    made = make_variant(forms, profile, fmt, Recipe("int8"))
+
+    assert error(answers(forms, profile, fmt, made), exact(forms)) < 0.05
+
+
+def test_scores_are_cut_off_where_all_of_a_row_below_gets_less_than_a_thousandth() -> None:
+    scores = np.array([[4.0, -30.0], [1.0, 0.5], [-1000.0, -1000.0]], np.float32)
+
+    made = cut_off(scores)
+
+    assert made[0].tolist() == [4, np.float32(1 - np.log(2 * 1024))]  # by the row whose best is 1
+    assert made[1].tolist() == [1, 0.5]
 
 
 class Logarithm(nn.Module):
