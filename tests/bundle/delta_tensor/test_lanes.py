@@ -41,6 +41,30 @@ def test_what_lanes_write_they_read(
     assert (decoding.decode_lots(lots[1:], coded[1:])[0] == codes[1]).all()
 
 
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_lots_of_any_size_are_read_side_by_side(dtype: str) -> None:
+    sizes = [(700, 16, 0.05), (333, 5, 3.0), (900, 256, 1e-3), (1, 1, 0.0), (520, 16, 0.05)]
+    lots, codes, coded = [], [], []
+    for count, lane_count, amount in sizes:
+        lot, code = a_lot(dtype, count, count, amount)
+        lots.append(lot)
+        codes.append(code)
+        coded += encoding.encode_lots([lot], [code], lane_count)
+
+    for made, code in zip(decoding.decode_lots(lots, coded), codes, strict=True):
+        assert (made == code).all()
+
+
+def test_masks_are_read_side_by_side() -> None:
+    pairs = [(a_mask(1_000, 1), 8), (a_mask(999, 2), 3)]
+    coded = [encoding.encode_lots([lot], [mask], lanes)[0] for (lot, mask), lanes in pairs]
+
+    made = decoding.decode_lots([lot for (lot, _), _ in pairs], coded)
+
+    for found, ((_, mask), _) in zip(made, pairs, strict=True):
+        assert (found == mask).all()
+
+
 def test_masks_are_written_and_read() -> None:
     lot, mask = a_mask(5_000, 1)
 

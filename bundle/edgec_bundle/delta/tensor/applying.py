@@ -18,7 +18,14 @@ from edgec_bundle.delta.tensor.coders import PLANES, RANS
 from edgec_bundle.delta.tensor.lanes import Coded
 from edgec_bundle.delta.tensor.lot import Lot
 from edgec_bundle.delta.tensor.numbers import Ints
-from edgec_bundle.delta.tensor.record import MAX_PAYLOAD_BYTES, Copy, Delta, Record
+from edgec_bundle.delta.tensor.record import (
+    BY_SCALES,
+    MAX_PAYLOAD_BYTES,
+    OLD_FILE,
+    Copy,
+    Delta,
+    Record,
+)
 from edgec_bundle.errors import PatchFormatError, PatchLimitError
 from edgec_bundle.store import Appender, BlobReader
 
@@ -182,7 +189,8 @@ class Applier:
             contents = Record.from_bytes(self._body.pread(size, head.payload_at))
             if contents.made != head.made:
                 raise PatchFormatError("expected a record to make what it says")
-            if batch and (_refers(contents) or made + head.made > self.made + _BATCH_BYTES):
+            is_next = made + head.made <= self.made + _BATCH_BYTES
+            if batch and not (is_next and _is_apart(contents, self.made, made)):
                 break
             batch.append((head, contents))
             at, made = head.end, made + head.made
@@ -221,7 +229,7 @@ class Applier:
 def _drive(
     requests: Sequence[Requests], records: Sequence[Record], allowed: frozenset[int]
 ) -> list[list[bytes | Copy]]:
-    """Return what each record makes, decoding lots of the same geometry side by side."""
+    """Return what each record makes, decoding lots of one dtype side by side."""
     results: list[list[bytes | Copy]] = [[] for _ in requests]
     waiting: dict[int, tuple[int, Lot]] = {}
 
@@ -245,7 +253,7 @@ def _decoded(
     ready: dict[int, tuple[int, Lot]], records: Sequence[Record], allowed: frozenset[int]
 ) -> dict[int, Ints]:
     found: dict[int, Ints] = {}
-    groups: dict[tuple[str, int, int], list[tuple[int, Lot, Coded]]] = {}
+    groups: dict[str, list[tuple[int, Lot, Coded]]] = {}
     for which, (number, lot) in ready.items():
         data = records[which].lots[number]
         coder = coders.coder_of(data)
@@ -255,8 +263,7 @@ def _decoded(
             found[which] = coders.decode_planes(lot, data)
         else:
             coded = coders.parse_rans(lot, data)
-            key = (lot.dtype, lot.count, coded.lanes)
-            groups.setdefault(key, []).append((which, lot, coded))
+            groups.setdefault(lot.dtype, []).append((which, lot, coded))
     for group in groups.values():
         codes = engine.decode_lots([lot for _, lot, _ in group], [one for _, _, one in group])
         found |= {which: own for (which, _, _), own in zip(group, codes, strict=True)}
@@ -282,11 +289,14 @@ def _read_start(body: BlobReader, new_bytes: int) -> tuple[list[tuple[int, int]]
     return ranges, at
 
 
-def _refers(contents: Record) -> bool:
-    return any(
-        isinstance(one, Delta) and (one.reference > 1 or one.scaling > 1)
-        for one in contents.segments
-    )
+def _is_apart(contents: Record, start: int, end: int) -> bool:
+    """Return whether a record refers to nothing of the new file from `start` to `end`."""
+    for one in contents.segments:
+        if isinstance(one, Delta) and (one.reference > OLD_FILE or one.scaling == BY_SCALES):
+            places = [one.second] if one.scaling == BY_SCALES else [one.first, one.second]
+            if any(at < end and start < at + 4 * one.count for at in places):
+                return False
+    return True
 
 
 def _crc32(blob: BlobReader, offset: int, size: int) -> int:

@@ -123,7 +123,7 @@ def _activities(lots: Sequence[Lot], seen: Sequence[_Errors], geometry: Geometry
     for step in range(geometry.steps):
         forgotten = resets.at(step)
         if forgotten is not None:
-            rows, lane, activities, _ = forgotten
+            rows, lane, activities = forgotten
             slow[rows, lane] = fast[rows, lane] = activities
         active = geometry.active(step)
         at = starts[:active] + step

@@ -4,8 +4,8 @@ The elements of a lot are dealt to K lanes, in stretches of equal length; step t
 element of every lane. Each lane predicts its next element from the old file and from its own
 last errors, and expects an error of the size of its own recent ones; that expectation picks the
 frequency table. All lanes share the tables, which change after every block of steps. Several
-lots of the same geometry run side by side (the first axis below), which is all that makes the
-numpy side quick; the bytes of a lot don't depend on its neighbours.
+lots run side by side, as numpy takes hardly longer for many lanes than for few; the bytes of a
+lot don't depend on its neighbours.
 
 docs/reference/delta-tensor.md has every step as a formula; `edgec-accel` has it in C.
 """
@@ -102,7 +102,11 @@ def contexts_of(activity: Ints, scale: int | Ints) -> tuple[Ints, Ints]:
         activity: the expected size of the error, in fixed values with `ACTIVITY_BITS` more.
         scale: the binary logarithm of one step of the code, in fixed values.
     """
-    level = levels_of(activity) - 2 * (scale + ACTIVITY_BITS)
+    return contexts_at(levels_of(activity) - 2 * (scale + ACTIVITY_BITS))
+
+
+def contexts_at(level: Ints) -> tuple[Ints, Ints]:
+    """Return what `contexts_of` does, for levels less the scale's."""
     shift = np.minimum(np.maximum(level - TOP_LEVEL + 1, 0) >> 1, MAX_SHIFT)
     within = np.minimum(np.maximum(level - 2 * shift, LOW_LEVEL), TOP_LEVEL)
     return within - LOW_LEVEL, shift
@@ -125,7 +129,7 @@ class Resets:
 
     def __init__(self, lots: Sequence[Lot], geometry: Geometry) -> None:
         lane_starts = geometry.starts()
-        self._at: dict[int, list[tuple[int, int, int, int]]] = {}
+        self._at: dict[int, list[tuple[int, int, int]]] = {}
         for row, lot in enumerate(lots):
             if lot.dtype == MASK:
                 continue
@@ -134,19 +138,16 @@ class Resets:
             segments = np.searchsorted(lot.starts, elements, "right") - 1
             steps = elements - lane_starts[lanes]
             activities = first_activity(lot.activities[segments])
-            rows = zip(steps, lanes, activities, lot.exponents[segments], strict=True)
-            for step, lane, activity, exponent in rows:
-                self._at.setdefault(int(step), []).append(
-                    (row, int(lane), int(activity), int(exponent))
-                )
+            for step, lane, activity in zip(steps, lanes, activities, strict=True):
+                self._at.setdefault(int(step), []).append((row, int(lane), int(activity)))
 
-    def at(self, step: int) -> tuple[Ints, Ints, Ints, Ints] | None:
-        """Return rows, lanes, activities and exponents of what forgets before `step`."""
+    def at(self, step: int) -> tuple[Ints, Ints, Ints] | None:
+        """Return rows, lanes and activities of what forgets before `step`."""
         found = self._at.get(step)
         if found is None:
             return None
-        rows, lane, activities, exponents = np.array(found, np.int64).T
-        return rows, lane, activities, exponents
+        rows, lane, activities = np.array(found, np.int64).T
+        return rows, lane, activities
 
 
 def states_of(data: bytes) -> Ints:

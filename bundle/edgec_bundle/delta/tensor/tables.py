@@ -58,7 +58,8 @@ def fresh_counts(static: bool) -> Ints:
 def frequencies(counts: Ints) -> Ints:
     """Return the frequencies for [.., SYMBOLS] counts: each at least 1, their sum 65536."""
     total = counts.sum(-1, keepdims=True)
-    shares: Ints = 1 + counts * ((1 << PROBABILITY_BITS) - SYMBOLS) // total
+    # Below 2**53 a quotient that is rounded once never reaches the next whole number.
+    shares: Ints = 1 + (counts * ((1 << PROBABILITY_BITS) - SYMBOLS) / total).astype(np.int64)
     shares[..., CENTRE] += (1 << PROBABILITY_BITS) - shares.sum(-1)
     return shares
 
@@ -67,7 +68,9 @@ def count(counts: Ints, contexts: Ints, symbols: Ints) -> Ints:
     """Add what came to `counts`, in place, and return the contexts whose tables changed."""
     flat = counts.reshape(-1)
     np.add.at(flat, contexts * SYMBOLS + symbols, _INCREMENT)
-    touched = np.unique(contexts)
+    came = np.zeros(len(counts), bool)
+    came[contexts] = True
+    touched = np.flatnonzero(came)
     tables = counts[touched]
     full = tables.sum(-1) > _MOST
     if full.any():
