@@ -3,7 +3,7 @@
 import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from edgec_runtime.session import Array
 NOISE_SAMPLES = 16
 _NOISE_SIDE = 64
 _PORTION = 16
+_GOLDEN = 2654435769  # 2**32 times the golden section: multiples of it fill the circle evenly
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,15 @@ class Samples:
     def option(self) -> str:
         """Return what named them, for messages: "--calibration samples.npz"."""
         return f"--{self.origin} {self.path}".rstrip()
+
+    def spread(self, most: int, indices: Sequence[int] | None = None) -> "Samples":
+        """Return at most `most` of the samples, of all or of those at `indices`.
+
+        Any first part of them is spread evenly: files are often sorted by class or by day.
+        """
+        chosen = np.arange(len(self.data)) if indices is None else np.asarray(indices, np.int64)
+        order = np.argsort(np.arange(len(chosen)) * _GOLDEN % 2**32, kind="stable")
+        return replace(self, data=self.data.take(chosen[order[:most]].tolist()))
 
 
 def load_samples(path: Path, origin: str, labels: Sequence[str], interface: Interface) -> Samples:

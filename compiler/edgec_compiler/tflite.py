@@ -30,6 +30,9 @@ def parse(payload: bytes, origin: str) -> Flatbuffer:
         check_bounds(payload)
         model = flatbuffer_utils.read_model_from_bytearray(bytearray(payload))
         _check(model)
+        for buffer in model.buffers:
+            if isinstance(buffer.data, bytes | bytearray):  # behind the flatbuffer, or not
+                buffer.data = np.frombuffer(buffer.data, np.uint8)
     except (ValueError, IndexError, TypeError, struct.error, AttributeError, MemoryError) as error:
         raise ModelFileError(f"{origin}: a damaged TFLite file") from error
     return model

@@ -12,7 +12,14 @@ from edgec_compiler.forms import Forms
 from edgec_compiler.requantise.base import Base
 from edgec_compiler.requantise.layer import Floats, Signature
 from edgec_compiler.requantise.onnx_layers import OnnxLayers, OnnxModel
-from edgec_compiler.requantise.rebase import Data, Rebased, Wanted, rebase
+from edgec_compiler.requantise.rebase import (
+    MAX_CORRECTING,
+    MAX_SAMPLES,
+    Data,
+    Rebased,
+    Wanted,
+    rebase,
+)
 from edgec_compiler.requantise.rows import aligned, row_shares
 from edgec_compiler.requantise.tflite_layers import TfliteLayers, TfliteModel
 from edgec_compiler.samples import Samples
@@ -67,21 +74,25 @@ def rebase_onnx(
 
 def _data(forms: Forms, request: Request, feeder: Feeder) -> Data:
     calibration = forms.calibration_samples()
+    count = len(calibration.data)
+    is_split = request.evaluation.origin != "evaluation" and count >= 2 * _JUDGED
+    left = [number for number in range(count) if number % _JUDGED or not is_split]
+    some = calibration.spread(MAX_CORRECTING, left)
 
     def rows(layers: Mapping[int, Signature]) -> Mapping[int, Floats]:
         if forms.source.module is None:
             return {}  # a TFLite source has no graph
-        return aligned(row_shares(forms.graph(), forms.onnx_feeds(calibration)), layers)
+        return aligned(row_shares(forms.graph(), forms.onnx_feeds(some)), layers)
 
     def part(judged: bool) -> Iterator[Mapping[str, Array]]:
         for number, sample in enumerate(feeder(calibration)):
             if (number % _JUDGED == 0) == judged:
                 yield sample
 
+    correcting, whole = partial(feeder, some), partial(feeder, calibration)
     if request.evaluation.origin == "evaluation":
-        judged = request.evaluation
-        return Data(lambda: feeder(calibration), lambda: feeder(judged), "evaluation", rows)
-    if len(calibration.data) < 2 * _JUDGED:
-        whole = partial(feeder, calibration)
-        return Data(whole, whole, "calibration", rows)
-    return Data(partial(part, False), partial(part, True), "calibration", rows)
+        judged = partial(feeder, request.evaluation.spread(MAX_SAMPLES))
+        return Data(whole, correcting, judged, "evaluation", rows)
+    if not is_split:
+        return Data(whole, correcting, whole, "calibration", rows)
+    return Data(partial(part, False), correcting, partial(part, True), "calibration", rows)

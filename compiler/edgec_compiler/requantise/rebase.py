@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
@@ -27,9 +26,9 @@ from edgec_compiler.requantise.moments import Curvatures, observe
 from edgec_compiler.requantise.outputs import Feeds, Yardstick, rms
 from edgec_compiler.requantise.ranges import TOLERANCES
 
-_MAX_SAMPLES = 512
-_MAX_SAMPLE_BYTES = 64 << 20  # of the float samples that errors are measured on
-_MAX_CORRECTING = 128
+MAX_SAMPLES = 512  # that errors are measured on
+MAX_CORRECTING = 128  # that the last bias is corrected with
+_MAX_SAMPLE_BYTES = 64 << 20  # of either, as floats
 _FULL_LEVEL = 9
 _WORTH = 0.97  # of the ordinary patch: what saves less is not worth another model
 _SAME_ERROR = 1.02  # squared; the search for lambda makes up for it
@@ -49,6 +48,7 @@ class Data:
     """Float samples: each call begins anew, so that they can stream."""
 
     calibration: Callable[[], Iterable[Feeds]]
+    correcting: Callable[[], Iterable[Feeds]]  # some of them, from all over
     judged: Callable[[], Iterable[Feeds]]  # what errors are measured on
     origin: str  # of the latter: "evaluation" | "calibration"
     rows: Callable[[Mapping[int, Signature]], Mapping[int, Floats]]  # shares of layers' rows
@@ -140,7 +140,7 @@ def _search(
         shares = search.importances(model, layers, curvatures, yardstick, rows)
         whole = max(float(squares.mean()), 1e-30)
         importance = {index: share / whole for index, share in shares.items()}
-        some = _bounded(islice(data.calibration(), _MAX_CORRECTING))
+        some = _bounded(data.correcting())
         correcting = Yardstick.of(model.float_payload, model.runtime, some)
         near = _same_ranges(ranged, yardstick, squares)
         tasks = [
@@ -185,7 +185,7 @@ def _bounded(samples: Iterable[Feeds]) -> list[Feeds]:
     size = 0
     for sample in samples:
         size += sum(value.nbytes for value in sample.values())
-        if kept and (len(kept) == _MAX_SAMPLES or size > _MAX_SAMPLE_BYTES):
+        if kept and (len(kept) == MAX_SAMPLES or size > _MAX_SAMPLE_BYTES):
             break
         kept.append(sample)
     return kept

@@ -19,8 +19,9 @@ from edgec_compiler.requantise.rework import Terms, rework
 _SENSITIVITY_SAMPLES = 32
 _LEAST, _MOST = 2.0**-10, 2.0**20  # of lambda
 _STRIDE = 8.0  # between the first prices tried
-_STEPS = 8  # from one of them to the next
+_HALVINGS = 3  # of the stride between the last that was good enough and the first that was not
 _CONFIDENCE = 0.5  # standard errors by which the budget must be kept
+_USUAL = 0.9  # of the samples
 
 
 class Model(Protocol):
@@ -129,25 +130,53 @@ def search(
     Args:
         task: what is requantised.
         ordinary: squared errors of the ordinary int8 model, by sample.
-        budget: how large the error may be, as a multiple of the ordinary one. Kept with a margin
-            of one standard error, so that other samples find it kept too.
+        budget: how large the error may be, as a multiple of the ordinary one; see `keeps`.
         accept: a last gate (accuracy); a model that it refuses is replaced by one at a quarter of
             the price, three times.
     """
-    limit = budget**2 * ordinary
-    best = _highest(lambda price: _try(task, price, limit))
+
+    def attempt(price: float) -> Found | None:
+        values = task.corrected(task.at(price))
+        payload = task.model.with_values(values)
+        squares = task.yardstick.squares(payload)
+        kept = keeps(squares, ordinary, budget)
+        return Found(price, payload, values, rms(squares)) if kept else None
+
+    best = _highest(attempt)
     for _ in range(4):
         if best is None or accept(best.payload):
             return best
-        best = _try(task, best.price / 4, limit)
+        best = attempt(best.price / 4)
     return None
+
+
+def keeps(squares: Array, ordinary: Array, budget: float) -> bool:
+    """Return whether an error is at most `budget` times the ordinary one, on other samples too.
+
+    So half a standard error of margin is asked for; and that the budget is kept without the tenth
+    of the largest ordinary errors as well. A few samples that leave the calibrated ranges may make
+    most of the ordinary error, and room that other samples don't have.
+
+    Args:
+        squares: squared errors, by sample.
+        ordinary: those of the ordinary int8 model.
+        budget: > 0, in terms of errors.
+    """
+    excess = squares - budget**2 * ordinary
+    usual = ordinary <= np.quantile(ordinary, _USUAL)
+    return not (_is_over(excess) or _is_over(excess[usual]))
+
+
+def _is_over(excess: Array) -> bool:
+    margin = _CONFIDENCE * float(excess.std()) / math.sqrt(len(excess))
+    return float(excess.mean()) + margin > 0
 
 
 def _highest(attempt: Callable[[float], Found | None]) -> Found | None:
     """Return the result at about the highest price whose attempt is not None.
 
     Errors grow with the price, but for noise. So: strides from 1, up to the first price that fails
-    or down to the first that does not, then small steps from the failed one down to success.
+    or down to the first that does not; what lies between the two is halved.
     """
     good, low = attempt(1.0), 1.0
     if good is not None:
@@ -161,20 +190,10 @@ def _highest(attempt: Callable[[float], Found | None]) -> Found | None:
         good = attempt(low)
     if good is None:
         return None
-    for step in range(1, _STEPS):
-        found = attempt(low * _STRIDE ** (1 - step / _STEPS))
+    ratio = _STRIDE
+    for _ in range(_HALVINGS):
+        ratio **= 0.5
+        found = attempt(low * ratio)
         if found is not None:
-            return found
+            good, low = found, low * ratio
     return good
-
-
-def _try(task: Task, price: float, limit: Array) -> Found | None:
-    """Return the model at `price` if it keeps the limit of squared errors by sample."""
-    values = task.corrected(task.at(price))
-    payload = task.model.with_values(values)
-    squares = task.yardstick.squares(payload)
-    excess = squares - limit
-    margin = _CONFIDENCE * float(excess.std()) / math.sqrt(len(excess))
-    if float(excess.mean()) + margin > 0:
-        return None
-    return Found(price, payload, values, rms(squares))
