@@ -36,7 +36,7 @@ test: install ## unit, property and end-to-end tests
 	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not full"
 
 test-full: install ## the long suites too
-	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --hypothesis-profile searching
 
 check: install ## format, lint, types, import rules
 	$(BIN)/ruff format --check .

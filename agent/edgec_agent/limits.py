@@ -19,6 +19,7 @@ class Limits:
     in_flight_bytes: int = 256 << 20  # bodies of all connections together
     connections: int = 64
     idle_s: float = 120.0  # between two requests
+    evictable_s: float = 1.0  # idle for longer, it gives way to a new one when all are taken
     header_s: float = 10.0  # from a request's first byte to its empty line
     body_s: float = 30.0  # for a body, and one second more for each `body_rate` bytes
     body_rate: int = 1 << 20

@@ -23,7 +23,6 @@ from edgec_agent.routes import Api, Status, failure
 
 logger = logging.getLogger(__name__)
 
-_EVICTABLE_S = 1.0  # a connection idle for longer gives way to a new one when all are taken
 _LINGER_S = 1.0
 _LINGER_BYTES = 1 << 20
 
@@ -124,7 +123,7 @@ class InferenceServer:
         Return whether there was one. Needs the lock.
         """
         sock = min(self._idle, key=lambda one: self._idle[one], default=None)
-        if sock is None or self._idle[sock] > time.monotonic() - _EVICTABLE_S:
+        if sock is None or self._idle[sock] > time.monotonic() - self._limits.evictable_s:
             return False
         del self._idle[sock]
         self._busy.add(sock)  # until its thread has noticed

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -20,12 +21,18 @@ class DemoError(Exception):
 
 
 def free_ports(count: int) -> list[int]:
-    """Return `count` free TCP ports of 127.0.0.1."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    """Return `count` free TCP ports of 127.0.0.1.
+
+    They lie below those that systems give to outgoing connections, so that none takes one before
+    the program that is to listen there has started.
+    """
+    ports: list[int] = []
+    for port in random.sample(range(10_000, 32_768), 1000):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise DemoError(f"no {count} ports of 127.0.0.1 are free")
 
 
 _calls: set[subprocess.Popen[str]] = set()  # under way, so that a failed demo can end them

@@ -53,7 +53,7 @@ class Workshop:
     def bundles(self, name: str, version: str) -> list[Path]:
         """Wait for a release's bundles and return their folders. Raises DemoError."""
         key = f"{name} {version}"
-        wait_until(lambda: key in self._made, 240, f"{key} to be compiled", self._check)
+        wait_until(lambda: key in self._made, 480, f"{key} to be compiled", self._check)
         return self._made[key]
 
     def _run(self) -> None:
@@ -288,7 +288,7 @@ class Story:
             if last[0] and last[0]["state"] == "paused" and "pause" not in what:
                 raise DemoError(f"the rollout paused: {last[0]['reason']}")
 
-        wait_until(holds, 120, what, check)
+        wait_until(holds, 240, what, check)
         return last[0]
 
 

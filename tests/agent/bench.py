@@ -19,12 +19,13 @@ from edgec_bundle.messages import Event
 QUICK = {
     "probation.samples": 40,
     "probation.minimum_samples": 10,
-    "probation.seconds": 20.0,
+    "probation.seconds": 240.0,
+    "probation.latency_factor": 1e6,  # a busy machine must not pass for the candidate's fault
     "retry.base_s": 0.01,
     "retry.longest_s": 0.05,
     "retry.attempts": 3,
     "testing.runs": 3,
-    "testing.timeout_s": 60.0,
+    "testing.timeout_s": 240.0,
     "transfer.rounds": 1,
 }
 

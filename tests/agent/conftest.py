@@ -29,7 +29,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "triton_env.sh"
 
 @pytest.fixture
 def host():
-    host = ModelHost(wait_s=5.0)
+    host = ModelHost(wait_s=120.0)
     yield host
     host.close()
 

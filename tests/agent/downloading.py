@@ -3,6 +3,7 @@
 import os
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from fleet_world import BLOCK, DEVICE, TENANT, until
@@ -13,7 +14,12 @@ from edgec_agent.link import Link
 from edgec_bundle.digest import sha256_hex
 from edgec_bundle.messages import State, Topics, rfc3339
 
-QUICK = Transfer(stall_s=0.5, stalls=2, window_blocks=8, rounds=1, block_timeout_s=2.0)
+# Where something is to fail, the sooner the better; where all is to go well, no stall of this
+# machine may pass for one of the network.
+PATIENT = Transfer(stall_s=60.0, window_blocks=8, rounds=1, connect_timeout_s=60.0)
+HASTY = replace(PATIENT, stall_s=0.5, stalls=2)
+ASKS_AGAIN = replace(HASTY, stalls=1000)
+BORES_SOON = replace(PATIENT, block_timeout_s=2.0)
 DATA = os.urandom(BLOCK * 20 + 777)  # 21 blocks, the last one short
 DIGEST = sha256_hex(DATA)
 SIZE = len(DATA)
@@ -39,6 +45,26 @@ def linked(port, identity, desired=None, config=None):
         link.close()
 
 
+class Watched:
+    """A source whose blob a test may look at while it is filled."""
+
+    def __init__(self, source):
+        self.source, self.name, self.is_ready = source, source.name, source.is_ready
+        self.partial = None
+        self.left = None  # blocks that were missing when its last turn was over
+
+    def pull(self, partial, interrupt):
+        self.partial = partial
+        try:
+            self.source.pull(partial, interrupt)
+        finally:
+            self.left = partial.missing()
+
+    def has(self, *blocks):
+        """Return whether these blocks have come."""
+        return self.partial is not None and all(map(self.partial.has_block, blocks))
+
+
 def now():
     return rfc3339(datetime.now(UTC))
 
@@ -52,8 +78,7 @@ def drips(start, drop):
 
     def answer(handler, data):
         handler.wfile.write(start)
-        deadline = time.monotonic() + 8
-        while time.monotonic() < deadline:
+        while True:  # until the client hangs up
             handler.wfile.write(drop)
             handler.wfile.flush()
             time.sleep(0.1)

@@ -27,6 +27,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from free_ports import free_port
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edgec_bundle.delta import make_patch
@@ -70,6 +71,7 @@ TENANT, DEVICE = "default", "camera-1"
 PROFILE = "generic-x86_64"
 YEAR = timedelta(days=365)
 BLOCK = 16 * 1024
+LONG_S = 120.0  # what surely happened by then, on a busy machine too
 IMAGE = TensorSpec("image", "uint8", (-1, 32, 32, 1), "image")
 PROBABILITIES = TensorSpec("probabilities", "float32", (-1, 10), "probabilities")
 
@@ -534,12 +536,6 @@ def plain_server(answers):
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/sbin")
 
 
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
 class Broker:
     """A real Mosquitto with client certificates and the ACL of the design."""
 
@@ -570,10 +566,10 @@ class Broker:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
             )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + LONG_S
         while time.monotonic() < deadline:
             with socket.socket() as sock:
-                sock.settimeout(0.5)
+                sock.settimeout(5)
                 if sock.connect_ex(("127.0.0.1", self.port)) == 0:
                     return
             time.sleep(0.05)
@@ -607,11 +603,15 @@ class Gateway:
             CallbackAPIVersion.VERSION2, client_id="server", protocol=mqtt.MQTTv311
         )
         self.client.tls_set_context(context)
+        self.is_listening = False  # subscribed on the connection that there is
         self.client.on_connect = lambda c, *_: c.subscribe(ALL_UP, qos=1)
+        self.client.on_subscribe = lambda *_: setattr(self, "is_listening", True)
+        self.client.on_disconnect = lambda *_: setattr(self, "is_listening", False)
         self.client.on_message = self._arrived
         self.client.reconnect_delay_set(1, 1)
         self.client.connect("127.0.0.1", broker.port)
         self.client.loop_start()
+        until(lambda: self.is_listening, what="the gateway")
 
     def close(self):
         self.client.disconnect()
@@ -657,7 +657,7 @@ class Gateway:
                 self.client.publish(topics.blob(request.digest, block), payload, qos=0)
 
 
-def until(condition, timeout_s=30.0, what="it"):
+def until(condition, timeout_s=LONG_S, what="it"):
     """Return the first true value of `condition()`."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

@@ -27,7 +27,6 @@ def main(folder: Path, pack_path: Path) -> None:
         "probation.restarts": 10_000,
         "boots": 10_000,
         "probation.samples": 20,
-        "probation.latency_factor": 1e6,
     }
     config = load_config(folder, QUICK | patient)
     with only_agent(folder), open_pack(pack_path) as pack:

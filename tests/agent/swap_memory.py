@@ -37,7 +37,7 @@ def main() -> None:
         manifest = replace(bundle().manifest, version=f"1.{number}.0")
         previous = host.activate("double", host.load(manifest, blobs.__getitem__))
         host.infer("double", {"x": rows()})
-        assert previous is None or host.retire(previous, wait_s=30)
+        assert previous is None or host.retire(previous, wait_s=120)
         resident.append(resident_bytes())
     host.close()
     print(json.dumps({"model": len(blobs["model"]), "resident": resident}))

@@ -5,14 +5,11 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import threading
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from agent_process import agent, committed, running, traffic
 from fleet_world import BAD, DIGITS, V1, V2, digits, patch, plain_server, until, write_identity
 
 from edgec_agent.cli import main
@@ -21,108 +18,7 @@ from edgec_agent.config import AgentConfig, load_config
 from edgec_agent.folder import is_running
 from edgec_bundle.delta import device_formats
 
-AGENT = (sys.executable, "-m", "edgec_agent.cli")
 COMMANDS = ("enroll", "run", "status", "doctor", "install", "infer", "rollback", "reset")
-QUICK = [
-    "--probation-samples=40",
-    "--probation-seconds=30",
-    "--set=probation.minimum_samples=10",
-    "--set=link.backoff_s=0.1",
-    "--set=link.longest_backoff_s=0.5",
-    "--set=retry.base_s=0.1",
-    "--set=transfer.stall_s=1",
-    "--set=transfer.stalls=2",
-    "--set=testing.runs=3",
-    "--set=telemetry_s=0.5",
-]
-
-
-def agent(*arguments):
-    """Run one command; return (exit code, stdout, stderr)."""
-    done = subprocess.run(
-        [*AGENT, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
-class Running:
-    """An agent's process and its local API."""
-
-    def __init__(self, folder, *arguments, http="127.0.0.1:0"):
-        self.folder = folder
-        self.log = (folder / "agent.log").open("a+")
-        self.process = subprocess.Popen(
-            [*AGENT, "run", "--dir", str(folder), f"--http={http}", *QUICK, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            text=True,
-        )
-        line = self.process.stdout.readline()
-        found = re.fullmatch(r"edgec-agent ready on (\S+)\n", line)
-        assert found, line + self.said()
-        self.address = found[1]
-
-    def said(self):
-        return (self.folder / "agent.log").read_text()
-
-    def stop(self, number=signal.SIGTERM):
-        self.process.send_signal(number)
-        code = self.process.wait(30)
-        self.close()
-        return code
-
-    def close(self):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
-        self.log.close()
-
-
-@contextmanager
-def running(folder, *arguments, **more):
-    one = Running(folder, *arguments, **more)
-    try:
-        yield one
-    finally:
-        one.close()
-
-
-@contextmanager
-def traffic(address, model="digits"):
-    """Call the model all the while; yield (versions seen, failures)."""
-    images = digits()[0]
-    versions, failures, stop = [], [], threading.Event()
-
-    def work():
-        with AgentClient(address) as client:
-            at = 0
-            while not stop.is_set():
-                try:
-                    found = client.infer(model, {"image": images[at : at + 1]})
-                    versions.append(found.version)
-                except Exception as error:
-                    failures.append(error)
-                at = (at + 1) % len(images)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield versions, failures
-    finally:
-        stop.set()
-        thread.join()
-
-
-def committed(gateway, version_manifest):
-    return lambda: any(
-        event.phase == "committed" and event.manifest == version_manifest.digest
-        for event in gateway.events()
-    )
 
 
 # -- usage -------------------------------------------------------------------------------------
@@ -312,7 +208,7 @@ def test_it_serves_without_a_network_and_catches_up_later(
         with traffic(one.address) as (versions, failures):
             until(lambda: len(versions) > 20)
             broker.start()
-            until(lambda: gateway.client.is_connected(), what="the gateway")
+            until(lambda: gateway.is_listening, what="the gateway")
             gateway.send(fleet.desired(second, http=blob_server.url))
             until(committed(gateway, second), what="1.1.0")
         assert failures == []
@@ -323,7 +219,7 @@ def test_https_takes_over_when_the_broker_serves_no_blocks(enrolled, fleet, blob
     first = fleet.release(*V1)
     gateway.silent = True
 
-    with running(enrolled):
+    with running(enrolled, "--set=transfer.stall_s=1"):
         gateway.send(fleet.desired(first, http=blob_server.url))
         until(committed(gateway, first))
 

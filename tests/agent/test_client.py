@@ -4,6 +4,7 @@ import threading
 import numpy as np
 import pytest
 from doubles import FAILING, RUNTIMES, load, rows
+from free_ports import free_port
 
 from edgec_agent.client import AgentClient, LocalModel
 from edgec_agent.errors import (
@@ -81,7 +82,7 @@ def test_threads_may_share_a_client(client, host):
 
 def test_a_client_outlives_a_restart_of_the_agent(host):
     load(host)
-    first = serve(host, "127.0.0.1:0")
+    first = serve(host, f"127.0.0.1:{free_port()}")
     client = AgentClient(first.address)
     client.infer("double", {"x": rows()})
 
@@ -116,7 +117,7 @@ def test_what_is_no_agent_is_said_to_be_none(answer):
         thread = threading.Thread(target=reply)
         thread.start()
         with (
-            AgentClient(f"127.0.0.1:{listener.getsockname()[1]}", timeout_s=5) as client,
+            AgentClient(f"127.0.0.1:{listener.getsockname()[1]}", timeout_s=120) as client,
             pytest.raises((UnavailableError, InferenceError)),
         ):
             client.infer("double", {"x": rows()})

@@ -2,11 +2,21 @@
 
 import shutil
 import threading
-import time
 import zipfile
 
 import pytest
-from downloading import DATA, DIGEST, DRIPPING, QUICK, fetch, linked
+from downloading import (
+    ASKS_AGAIN,
+    BORES_SOON,
+    DATA,
+    DIGEST,
+    DRIPPING,
+    HASTY,
+    PATIENT,
+    Watched,
+    fetch,
+    linked,
+)
 from fleet_world import (
     BLOCK,
     DEVICE,
@@ -50,7 +60,7 @@ def interrupt():
 
 @pytest.fixture
 def downloader(store, interrupt):
-    return Downloader(store, QUICK, interrupt)
+    return Downloader(store, PATIENT, interrupt)
 
 
 @pytest.fixture
@@ -62,7 +72,12 @@ def identity(tmp_path, certificates, fleet):
 @pytest.fixture
 def http(blob_server, identity, fleet):
     fleet.blobs[DIGEST] = DATA
-    return HttpSource(blob_server.url, identity.tls, QUICK)
+    return HttpSource(blob_server.url, identity.tls, PATIENT)
+
+
+@pytest.fixture
+def bored_http(http, blob_server, identity):
+    return HttpSource(blob_server.url, identity.tls, BORES_SOON)
 
 
 @pytest.fixture
@@ -74,7 +89,17 @@ def link(broker, gateway, identity, fleet):
 
 @pytest.fixture
 def mqtt(link):
-    return MqttSource(lambda: link.is_connected, link.feed, QUICK)
+    return MqttSource(lambda: link.is_connected, link.feed, PATIENT)
+
+
+@pytest.fixture
+def hasty_mqtt(link):
+    return MqttSource(lambda: link.is_connected, link.feed, HASTY)
+
+
+@pytest.fixture
+def asking_mqtt(link):
+    return MqttSource(lambda: link.is_connected, link.feed, ASKS_AGAIN)
 
 
 # -- HTTPS -------------------------------------------------------------------------------------
@@ -199,11 +224,11 @@ def test_each_failure_of_the_server_has_its_own_outcome(
 
 
 @pytest.mark.parametrize("fault", DRIPPING.values(), ids=DRIPPING)
-def test_what_drips_is_not_waited_for_for_ever(downloader, http, store, blob_server, fault):
+def test_what_drips_is_not_waited_for_for_ever(downloader, bored_http, store, blob_server, fault):
     blob_server.fault = fault
 
     with pytest.raises(FetchError, match="longer than 2 s"):
-        fetch(downloader, http)
+        fetch(downloader, bored_http)
 
     assert not store.has(DIGEST)
 
@@ -240,18 +265,18 @@ def test_a_server_that_is_not_of_the_fleet_gets_nothing_to_say(
     fleet.blobs[DIGEST] = DATA
 
     with pytest.raises(FetchError, match="certificate verify failed"):
-        fetch(downloader, HttpSource(blob_server.url, identity.tls, QUICK))
+        fetch(downloader, HttpSource(blob_server.url, identity.tls, PATIENT))
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "https://", "https://host:bad", "x"])
 def test_only_a_https_address_is_asked(downloader, identity, url):
     with pytest.raises(FetchError):
-        fetch(downloader, HttpSource(url, identity.tls, QUICK))
+        fetch(downloader, HttpSource(url, identity.tls, PATIENT))
 
 
 def test_without_any_way_it_waits(downloader, identity):
     with pytest.raises(OfflineError):
-        fetch(downloader, HttpSource(None, identity.tls, QUICK))
+        fetch(downloader, HttpSource(None, identity.tls, PATIENT))
     with pytest.raises(OfflineError):
         fetch(downloader)
 
@@ -259,13 +284,15 @@ def test_without_any_way_it_waits(downloader, identity):
 def test_something_more_urgent_ends_it_and_what_came_is_kept(
     downloader, http, store, blob_server, interrupt
 ):
+    http = Watched(http)
+
     def trickle(handler, data):
         handler.send_response(200)
         handler.send_header("Content-Length", str(len(data)))
         handler.end_headers()
         handler.wfile.write(data[: 4 * BLOCK])
         handler.wfile.flush()
-        time.sleep(0.3)
+        until(lambda: http.has(0), what="the first block")
         interrupt.set()
         handler.wfile.write(data[4 * BLOCK :])
 
@@ -313,7 +340,7 @@ def test_a_blob_comes_over_mqtt(downloader, mqtt, store, gateway):
     assert [block for blocks in asked for block in blocks] == list(range(21))
 
 
-def test_lost_blocks_are_asked_for_again(downloader, mqtt, store, gateway):
+def test_lost_blocks_are_asked_for_again(downloader, asking_mqtt, store, gateway):
     lost = set()
 
     def lose_once(digest, block):
@@ -324,13 +351,15 @@ def test_lost_blocks_are_asked_for_again(downloader, mqtt, store, gateway):
 
     gateway.lose = lose_once
 
-    fetch(downloader, mqtt)
+    fetch(downloader, asking_mqtt)
 
     assert store.read(DIGEST) == DATA
-    assert gateway.sent_blocks <= 21 + 8
+    asked = [block for request in gateway.of("request") for block in request.blocks()]
+    assert lost == set(range(0, 21, 3))
+    assert all(asked.count(block) >= 2 for block in lost)
 
 
-def test_blocks_of_the_wrong_size_are_left_out(downloader, mqtt, store, gateway):
+def test_blocks_of_the_wrong_size_are_left_out(downloader, asking_mqtt, store, gateway):
     spoiled = set()
 
     def cut_once(digest, block, data):
@@ -341,7 +370,7 @@ def test_blocks_of_the_wrong_size_are_left_out(downloader, mqtt, store, gateway)
 
     gateway.corrupt = cut_once
 
-    fetch(downloader, mqtt)
+    fetch(downloader, asking_mqtt)
 
     assert store.read(DIGEST) == DATA
 
@@ -351,11 +380,11 @@ def test_a_blob_that_the_server_refuses_is_not_offered(downloader, mqtt):
         fetch(downloader, mqtt, digest="f" * 64)
 
 
-def test_a_silent_server_ends_in_a_failure(downloader, mqtt, gateway):
+def test_a_silent_server_ends_in_a_failure(downloader, hasty_mqtt, gateway):
     gateway.silent = True
 
     with pytest.raises(FetchError, match="no block came"):
-        fetch(downloader, mqtt)
+        fetch(downloader, hasty_mqtt)
 
 
 def test_blocks_that_others_asked_for_are_taken_too(downloader, mqtt, link, store, gateway):
@@ -382,15 +411,17 @@ def test_blocks_that_others_asked_for_are_taken_too(downloader, mqtt, link, stor
 
 
 def test_when_mqtt_falls_silent_https_takes_over_what_is_missing(
-    downloader, mqtt, http, store, gateway, blob_server
+    downloader, hasty_mqtt, http, store, gateway, blob_server
 ):
     gateway.lose = lambda digest, block: block >= 8
+    mqtt = Watched(hasty_mqtt)
 
     fetched = fetch(downloader, mqtt, http)
 
     assert store.read(DIGEST) == DATA
     assert fetched.sources == ("http", "mqtt")
-    assert [wanted for _, wanted in blob_server.requests] == [f"bytes={8 * BLOCK}-{len(DATA) - 1}"]
+    first = mqtt.left[0] * BLOCK
+    assert [wanted for _, wanted in blob_server.requests] == [f"bytes={first}-{len(DATA) - 1}"]
 
 
 def test_when_https_fails_mqtt_takes_over_what_is_missing(
@@ -424,10 +455,9 @@ def test_a_broker_that_restarts_is_found_again(broker, gateway, identity, downlo
         assert link.publish("hello", b"{}") is None
         broker.start()
         until(lambda: link.generation > first, what="the next connection")
-        until(lambda: gateway.client.is_connected(), what="the gateway")
-        time.sleep(0.2)
+        until(lambda: gateway.is_listening, what="the gateway")
 
-        fetch(downloader, MqttSource(lambda: link.is_connected, link.feed, QUICK))
+        fetch(downloader, MqttSource(lambda: link.is_connected, link.feed, PATIENT))
 
     assert store.read(DIGEST) == DATA
 
@@ -563,7 +593,7 @@ def test_two_sources_that_fail_in_turn_end_too(downloader):
 
 
 def test_two_downloads_of_one_blob_do_not_spoil_each_other(store, interrupt, http):
-    others = [Downloader(FolderBlobStore(store.root), QUICK, interrupt) for _ in range(2)]
+    others = [Downloader(FolderBlobStore(store.root), PATIENT, interrupt) for _ in range(2)]
     failures = []
 
     def work(downloader):

@@ -84,7 +84,7 @@ def test_hundreds_of_swaps_under_load_fail_no_call_and_mix_no_versions(host, run
                 made = bundle(f"1.{number}.0", runtime=runtime, offset=number)
                 serving = host.load(made.manifest, made.read)
                 previous = host.activate("double", serving)
-                assert host.retire(previous, wait_s=20)
+                assert host.retire(previous, wait_s=120)
         finally:
             done.set()
     for result in calls:
@@ -106,7 +106,7 @@ def test_a_retired_session_lives_until_its_last_call_has_ended(host):
 
     assert not closed_early
     np.testing.assert_array_equal(outputs["y"], 2 * (rows() - 1))
-    assert old.wait_closed(20)
+    assert old.wait_closed(120)
     assert host.infer("double", {"x": rows()})[1].version == "1.1.0"
 
 
@@ -117,7 +117,7 @@ def test_what_is_in_service_cannot_be_retired_and_what_is_retired_cannot_load(ho
     assert host.infer("double", {"x": rows()})[1].version == "1.0.0"
 
     load(host, "1.1.0")
-    assert host.retire(first, wait_s=20)
+    assert host.retire(first, wait_s=120)
     with pytest.raises(RuntimeError, match="retired"):
         host.activate("double", first)
     assert host.infer("double", {"x": rows()})[1].version == "1.1.0"
@@ -132,7 +132,7 @@ def test_a_serving_cannot_answer_for_another_model(host):
 
 def test_calls_wait_while_a_model_is_drained(host):
     old = load(host, "1.0.0")
-    assert host.drain("double", wait_s=20)
+    assert host.drain("double", wait_s=120)
     assert old.retired
     assert not host.is_ready()
 
@@ -140,7 +140,7 @@ def test_calls_wait_while_a_model_is_drained(host):
         waiting = pool.submit(host.infer, "double", {"x": rows()})
         assert not waiting.done()
         load(host, "1.1.0")
-        assert waiting.result(20)[1].version == "1.1.0"
+        assert waiting.result(120)[1].version == "1.1.0"
     assert host.is_ready()
 
 
@@ -164,11 +164,11 @@ def test_a_hanging_call_is_seen_and_keeps_no_place_from_the_next_version():
     def hang() -> None:
         with host.call("double"), old.turn(1.0):
             started.set()
-            release.wait(20)
+            release.wait(120)
 
     thread = threading.Thread(target=hang)
     thread.start()
-    started.wait(20)
+    assert started.wait(120)
     with pytest.raises(UnavailableError, match="busy"):
         host.infer("double", {"x": rows()})
     assert old.oldest_call_s() > 0

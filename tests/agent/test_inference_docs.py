@@ -54,7 +54,7 @@ def test_the_python_example_runs(address):
         [sys.executable, "-c", own.replace("127.0.0.1:9000", address)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
 
     assert ran.returncode == 0, ran.stderr
@@ -74,7 +74,7 @@ def test_the_curl_examples_run(address, tmp_path):
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
         )
         assert ran.returncode == 0, ran.stderr
         assert "probabilities" in ran.stdout
@@ -87,7 +87,7 @@ def test_the_triton_example_runs(address, triton_python):
         [triton_python, "-c", theirs.replace("127.0.0.1:9000", address)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
 
     assert ran.returncode == 0, ran.stderr

@@ -1,9 +1,11 @@
 import gzip
+import select
 import socket
 import stat
 import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -196,20 +198,25 @@ def test_a_damaged_or_swelling_body_is_refused(server, wire, coding, body, statu
     assert answers_as_ever(server)
 
 
-def test_a_slow_head_is_given_up(server, wire):
-    wire.send(b"GET /v2 HTTP/1.1\r\nHost: loc")
+SLOW = {
+    "head": (Limits(header_s=0.1), b"GET /v2 HTTP/1.1\r\nHost: loc"),
+    "body": (
+        Limits(body_s=0.1),
+        f"POST {INFER} HTTP/1.1\r\n{HOST}Content-Length: 100\r\n\r\n{{".encode(),
+    ),
+}
 
-    assert wire.answer().status == 408
-    assert wire.closed()
-    assert answers_as_ever(server)
 
+@pytest.mark.parametrize(("limits", "beginning"), SLOW.values(), ids=SLOW)
+def test_a_slow_request_is_given_up_and_its_connection_ended(host, limits, beginning):
+    load(host)
+    server = serve(host, "127.0.0.1:0", limits=limits)
+    with Wire(server.address) as wire:
+        wire.send(beginning)
 
-def test_a_slow_body_is_given_up(server, wire):
-    wire.send(f"POST {INFER} HTTP/1.1\r\n{HOST}Content-Length: 100\r\n\r\n{{".encode())
-
-    assert wire.answer().status == 408
-    assert wire.closed()
-    assert answers_as_ever(server)
+        assert wire.answer().status == 408
+        assert wire.closed()
+    server.close()
 
 
 def test_a_client_that_does_not_read_is_given_up(host):
@@ -224,25 +231,39 @@ def test_a_client_that_does_not_read_is_given_up(host):
     with Wire(server.address) as deaf, Wire(server.address) as wire:
         # However much this machine's kernel would otherwise keep for a reader that may come back.
         deaf.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        deaf.send(head.encode() + body)  # and then does not read the 5 MB of the answer
         wait_until(lambda: b"_http_connections 2" in wire.request("GET", "/metrics").body)
-        wait_until(lambda: b"_http_connections 1" in wire.request("GET", "/metrics").body, 120)
+        deaf.send(head.encode() + body)  # and then does not read the 5 MB of the answer
+        wait_until(lambda: b"_http_connections 1" in wire.request("GET", "/metrics").body)
     server.close()
 
 
 def test_an_idle_connection_gives_way_when_all_are_taken(host):
     load(host)
-    server = serve(host, "127.0.0.1:0", limits=LIMITS)
+    server = serve(host, "127.0.0.1:0", limits=replace(LIMITS, evictable_s=0.0))
+    taken = [Wire(server.address) for _ in range(LIMITS.connections)]
+    for wire in taken:
+        assert wire.request("GET", "/v2").status == 200
+
+    wait_until(lambda: _is_served(server))  # once all are known to be idle
+
+    assert taken[0].closed()
+    for wire in taken:
+        wire.sock.close()
+    server.close()
+
+
+def test_a_connection_that_was_used_a_moment_ago_does_not_give_way(host):
+    load(host)
+    server = serve(host, "127.0.0.1:0", limits=replace(LIMITS, evictable_s=3600.0))
     taken = [Wire(server.address) for _ in range(LIMITS.connections)]
     for wire in taken:
         assert wire.request("GET", "/v2").status == 200
 
     with Wire(server.address) as turned_away:
         assert turned_away.answer().status == 503
-    wait_until(lambda: _is_served(server), 20)  # the oldest has been idle for long enough
 
-    assert taken[0].closed()
     for wire in taken:
+        assert wire.request("GET", "/v2").status == 200
         wire.sock.close()
     server.close()
 
@@ -261,12 +282,13 @@ def test_bodies_of_all_connections_together_are_bounded(server):
     for wire in wires:
         wire.send(head)
 
-    statuses = sorted(wire.answer().status for wire in wires)  # two wait for their bodies: 408
+    answered, _, _ = select.select([wire.sock for wire in wires], [], [], 120)
 
-    assert statuses == [408, 408, 503]
+    (refused,) = (wire for wire in wires if wire.sock in answered)  # two wait for their bodies
+    assert refused.answer().status == 503
     for wire in wires:
         wire.sock.close()
-    assert answers_as_ever(server)
+    wait_until(lambda: answers_as_ever(server))
 
 
 def test_a_web_page_cannot_reach_it_under_a_name_of_its_own(server):
@@ -298,7 +320,7 @@ def test_swaps_under_load_over_http_fail_no_call_and_mix_no_versions(host):
             for number in range(1, 101):
                 previous = host.active("double")
                 load(host, f"1.{number}.0", offset=number, runtime=RUNTIMES[number % 2])
-                assert host.retire(previous, wait_s=20)
+                assert host.retire(previous, wait_s=120)
         finally:
             done.set()
     assert all(result.result() > 0 for result in calls)
@@ -368,7 +390,7 @@ def test_closing_lets_the_call_in_flight_end(host):
     with Wire(server.address) as wire, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(wire.request, "POST", INFER, body, headers)
         wait_until(lambda: host.active("double").in_flight > 0 or answer.done())
-        server.close(drain_s=20)
+        server.close(drain_s=120)
         assert answer.result().status == 200
         assert wire.closed()
     with pytest.raises(OSError):  # noqa: PT011  whatever the system says about a closed port

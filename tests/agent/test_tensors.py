@@ -7,7 +7,7 @@ import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
 from doubles import bundle
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgec_agent import datatypes, oip
@@ -169,7 +169,6 @@ def read_all(sent: bytes, pieces: list[int]) -> list[tuple[str, bytes]]:
             return found
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=4), st.lists(st.integers(1, 60), max_size=12))
 def test_where_a_message_ends_does_not_depend_on_how_it_comes(bodies, pieces):
     sent = b""
@@ -184,7 +183,6 @@ def test_where_a_message_ends_does_not_depend_on_how_it_comes(bodies, pieces):
     assert read_all(sent, pieces) == expected
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200), st.booleans())
 def test_any_bytes_on_a_connection_end_it_cleanly(noise, after_a_head):
     start = (

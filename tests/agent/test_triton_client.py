@@ -32,7 +32,7 @@ def test_tritonclient_works_unchanged(host, triton_python, runtime):
         [triton_python, HERE / "triton_calls.py", server.address, "double", "1.5"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
     server.close()
 

@@ -28,11 +28,11 @@ class Wire:
     def __init__(self, address: str) -> None:
         if address.startswith("unix:"):
             self.sock = socket.socket(socket.AF_UNIX)
-            self.sock.settimeout(20)
+            self.sock.settimeout(120)
             self.sock.connect(address.removeprefix("unix:"))
         else:
             host, _, port = address.rpartition(":")
-            self.sock = socket.create_connection((host, int(port)), 20)
+            self.sock = socket.create_connection((host, int(port)), 120)
         self.buffer = b""
 
     def __enter__(self) -> "Wire":

@@ -219,7 +219,7 @@ def without(kind, field):
 
 class TestLaws:
     @every_kind
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(data=st.data())
     def test_what_is_sent_comes_back_and_fits_the_schema(self, kind, data):
         message = data.draw(messages[kind])
@@ -230,7 +230,7 @@ class TestLaws:
         jsonschema.validate(json.loads(payload), schema(kind))
 
     @every_kind
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(data=st.data())
     def test_changed_bytes_are_refused_or_are_another_message(self, kind, data):
         payload = bytearray(example(kind))
@@ -243,7 +243,7 @@ class TestLaws:
         assert KINDS[kind].from_bytes(message.to_bytes()) == message
 
     @every_kind
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(value=json_values, data=st.data())
     def test_any_json_in_any_field_is_refused_or_right(self, kind, value, data):
         raw = json.loads(example(kind))

@@ -408,7 +408,9 @@ def test_a_kill_at_any_instant_loses_nothing_that_was_claimed(tmp_path: Path) ->
     digest = sha256_hex(data)
     chance = random.Random(20)
     resumed = 0
-    for _ in range(20):
+    for number in range(1000):
+        if number >= 20 and resumed > 0:  # a busy machine lets it write rarely, but it does
+            break
         writer = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE
         )
@@ -459,7 +461,7 @@ def test_several_processes_share_a_folder(tmp_path: Path) -> None:
         for seed in range(3)
     ]
 
-    assert [sharer.wait(60) for sharer in sharers] == [0, 0, 0]
+    assert [sharer.wait(240) for sharer in sharers] == [0, 0, 0]
     store = FolderBlobStore(tmp_path)
     assert len([store.read(digest) for digest in store.digests()]) == 40
     assert len(files_in(tmp_path)) == 40

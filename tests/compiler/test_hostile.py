@@ -48,7 +48,6 @@ def test_a_pipe_or_a_device_is_refused_instead_of_read_for_ever(tmp_path: Path) 
 @given(damage=DAMAGE, keep=st.floats(0.01, 1))
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_a_damaged_model_is_inspected_or_refused(
@@ -63,7 +62,6 @@ def test_a_damaged_model_is_inspected_or_refused(
 @given(damage=DAMAGE, keep=st.floats(0.01, 1))
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_a_damaged_tflite_file_is_inspected_or_refused(

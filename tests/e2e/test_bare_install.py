@@ -36,7 +36,7 @@ def run(device: Path, *command: str) -> subprocess.CompletedProcess[str]:
         text=True,
         cwd=device,
         env={"PATH": os.environ["PATH"]},
-        timeout=60,
+        timeout=240,
     )
 
 

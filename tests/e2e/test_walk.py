@@ -82,7 +82,7 @@ def test_agents_serve_and_boot_with_the_server_gone(story: Any) -> None:
     device.program.kill()
     again = story.fleet.start_agent(device)
     story.fleet.devices[0] = again
-    again.program.wait_for(again.is_ready, 60)
+    again.program.wait_for(again.is_ready, 120)
     answers_after = infer(again.port)
 
     assert answers_before == answers_after
@@ -92,7 +92,7 @@ def test_agents_serve_and_boot_with_the_server_gone(story: Any) -> None:
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=120,
         ).stdout
     )
     assert status["models"]["digits"]["active"]["version"] == "1.0.0"
@@ -100,7 +100,7 @@ def test_agents_serve_and_boot_with_the_server_gone(story: Any) -> None:
 
 def test_a_revoked_device_is_out_and_serves_on(story: Any) -> None:
     story.api.post(f"/v1/devices/{SECOND}/revoke", {"reason": "stolen"})
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while story.api.device(SECOND)["online"] and time.monotonic() < deadline:
         time.sleep(0.2)
 
@@ -132,7 +132,7 @@ def infer(port: int) -> Any:
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/v2/models/digits/infer", json.dumps(body).encode()
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=120) as answer:
         reply = json.loads(answer.read())
     reply.pop("id", None)
     return reply

@@ -32,14 +32,21 @@ sys.path.insert(0, str(Path(__file__).parent))  # so that tests find the modules
 from fleet_bundles import Bundles
 
 POSTGRES = os.environ.get(
-    "EDGEC_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres?connect_timeout=3"
+    "EDGEC_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres?connect_timeout=20"
 )
 PASSWORD = "correct horse battery"
 
 
 def _postgres(statement: str) -> None:
-    with closing(psycopg.connect(POSTGRES, autocommit=True)) as connection:
-        connection.execute(statement)  # type: ignore[call-overload]
+    """Run `statement`; again if a connection to the template has not quite ended."""
+    for tries_left in reversed(range(10)):
+        with closing(psycopg.connect(POSTGRES, autocommit=True)) as connection:
+            try:
+                connection.execute(statement)  # type: ignore[call-overload]
+                return
+            except psycopg.errors.ObjectInUse:  # after five seconds of PostgreSQL's own patience
+                if not tries_left:
+                    raise
 
 
 def _beside(name: str) -> str:
@@ -86,7 +93,7 @@ def postgresql_template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Te
         folder = tmp_path_factory.mktemp("postgresql") / "fleet"
         yield _initialised(Settings(dir=folder, database=_beside(name)), name)
     finally:
-        _postgres(f"DROP DATABASE {name}")
+        _postgres(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -110,7 +117,7 @@ def settings(template: Template, tmp_path: Path) -> Iterator[Settings]:
         own.save()
         yield own
     finally:
-        _postgres(f"DROP DATABASE {name}")
+        _postgres(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

@@ -1,11 +1,10 @@
 """MQTT clients for tests: real certificates of the fleet CA, real TLS, paho."""
 
 import queue
-import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,10 @@ from edgec_fleet.db.schema import Device
 from edgec_fleet.server import Server
 from edgec_fleet.settings import Settings
 
+LONG_S = 120.0  # what surely happened by then, on a busy machine too
 
-def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> Any:
+
+def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = LONG_S) -> Any:
     """Return the first true result of `condition`; fail after a generous while."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -31,13 +32,6 @@ def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -
             return found
         time.sleep(0.02)
     raise AssertionError(f"waited in vain for {what}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Identity:
@@ -120,7 +114,7 @@ class Client:
         self.client.on_disconnect = lambda *_: setattr(self, "losses", self.losses + 1)
         self.client.on_subscribe = lambda _c, _u, _m, codes, _p: self.grants.put(codes)
         self.client.on_message = lambda _c, _u, m: self.received.put((m.topic, m.payload, m.retain))
-        self.client.connect("127.0.0.1", port, 20)
+        self.client.connect("127.0.0.1", port, 60)
         self.client.loop_start()
 
     def connected(self) -> "Client":
@@ -132,13 +126,15 @@ class Client:
     def subscribe(self, *filters: str, qos: int = 1) -> "Client":
         for one in filters:
             self.client.subscribe(one, qos)
-            self.grants.get(timeout=10)
+            self.grants.get(timeout=LONG_S)
         return self
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1) -> None:
-        self.client.publish(topic, payload, qos, retain).wait_for_publish(10)
+        sent = self.client.publish(topic, payload, qos, retain)
+        sent.wait_for_publish(LONG_S)
+        assert sent.is_published(), topic
 
-    def next(self, timeout_s: float = 10.0) -> tuple[str, bytes, bool]:
+    def next(self, timeout_s: float = LONG_S) -> tuple[str, bytes, bool]:
         return self.received.get(timeout=timeout_s)
 
     def close(self) -> None:
@@ -162,13 +158,17 @@ def is_refused(port: int, identity: Identity, client_id: str | None = None) -> b
 class PartProcess:
     """One part of the server as a real process, started the way `serve` starts it."""
 
-    def __init__(self, module: str, settings: Settings, log: Path) -> None:
+    def __init__(
+        self, module: str, settings: Settings, log: Path, prefix: Sequence[str] = ()
+    ) -> None:
         self.log = log
         with log.open("wb") as file:
             self.process = subprocess.Popen(
-                command(["-m", module, *settings.to_arguments()]), stdout=file, stderr=file
+                [*prefix, *command(["-m", module, *settings.to_arguments()])],
+                stdout=file,
+                stderr=file,
             )
-        wait_for(self._is_ready, f"{module} to be ready", 30)
+        wait_for(self._is_ready, f"{module} to be ready")
 
     def _is_ready(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
@@ -180,4 +180,4 @@ class PartProcess:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(15)
+        self.process.wait(LONG_S)

@@ -426,8 +426,7 @@ class TestBlobs:
     @given(first=st.integers(0, 6000), length=st.integers(1, 6000))
     @hypothesis_settings(
         max_examples=25,
-        deadline=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture],
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
     def test_any_range_inside_is_that_slice(self, device, first, length):
         first %= len(device.data)

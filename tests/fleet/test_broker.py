@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from mqtt_clients import Client, Identity, PartProcess, enrol, free_port, is_refused, wait_for
+from free_ports import free_port
+from mqtt_clients import Client, Identity, PartProcess, enrol, is_refused, wait_for
 
 from edgec_bundle.digest import sha256_hex
 from edgec_bundle.messages import blob_topic
@@ -356,7 +357,7 @@ def tls_session(port: int, context: ssl.SSLContext, device: str) -> ssl.SSLSessi
         socket.create_connection(("127.0.0.1", port)) as raw,
         context.wrap_socket(raw, server_hostname="127.0.0.1") as tls,
     ):
-        tls.settimeout(5)
+        tls.settimeout(60)
         tls.sendall(connect_packet(device))
         assert tls.recv(4) == b"\x20\x02\x00\x00"
         return tls.session
@@ -370,7 +371,7 @@ def answers_connect(
             socket.create_connection(("127.0.0.1", port)) as raw,
             context.wrap_socket(raw, server_hostname="127.0.0.1", session=session) as tls,
         ):
-            tls.settimeout(5)
+            tls.settimeout(60)
             tls.sendall(connect_packet(device))
             return tls.recv(4) == b"\x20\x02\x00\x00"
     except OSError:

@@ -151,8 +151,7 @@ def without_nul(value):
 )
 @hypothesis_settings(
     max_examples=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_any_text_and_json_is_kept_but_for_nul(server, detail, reason):
     with server.db.write() as session:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from mqtt_clients import LONG_S
 from sqlalchemy import select
 
 from edgec_bundle.errors import MessageError
@@ -598,7 +599,7 @@ def test_several_engines_at_once_tell_each_device_once(world: World) -> None:
     for one in engines:
         one.start()
     for one in engines:
-        one.join(60)
+        one.join(LONG_S)
     world.tick()
 
     with world.server.db.read() as session:

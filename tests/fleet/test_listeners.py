@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives import serialization
+from mqtt_clients import LONG_S
 
 from edgec_fleet import audit, enrolment
 from edgec_fleet.db.schema import Device
@@ -45,14 +46,14 @@ def start(settings):
     for process in started:
         process.terminate()
     for process in started:
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=LONG_S) == 0
         process.stdout.close()
 
 
 def ask(port, method, path, tls=None, body=None, **headers):
     make = http.client.HTTPSConnection if tls else http.client.HTTPConnection
     options = {"context": tls} if tls else {}
-    connection = make("127.0.0.1", port, timeout=30, **options)
+    connection = make("127.0.0.1", port, timeout=LONG_S, **options)
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     try:
         payload = None if body is None else json.dumps(body)
@@ -173,7 +174,7 @@ def test_slow_clients_of_one_address_hold_up_nobody_else_and_are_cut_off(server,
 
     assert ask(port, "GET", "/v1/enrolment", client_tls(server))[0] == 200
 
-    slow[0].settimeout(60)
+    slow[0].settimeout(LONG_S)
     assert slow[0].recv(1) == b""  # cut off
     for one in slow:
         one.close()

@@ -88,7 +88,7 @@ class Fleet:
             order = {"model": "digits", "version": version, "strategy": "all"}
             control.create(session, "default", order, OPERATOR)
 
-    def make_all(self, maker: PatchMaker, timeout_s: float = 60) -> None:
+    def make_all(self, maker: PatchMaker, timeout_s: float = 240) -> None:
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
             maker.step()

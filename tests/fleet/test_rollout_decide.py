@@ -419,7 +419,7 @@ def apply_in_turn(rollout: Rollout, steps: tuple, now: datetime) -> Rollout:  # 
 
 
 TestHistory = History.TestCase
-TestHistory.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestHistory.settings = settings(max_examples=60, stateful_step_count=30)
 
 
 @given(states=st.text("qapcfrbtx", max_size=12), retries=st.integers(0, 2))

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from mqtt_clients import free_port, wait_for
+from free_ports import free_port
+from mqtt_clients import LONG_S, wait_for
 
 from edgec_fleet.errors import ConflictError
 from edgec_fleet.serve import (
@@ -44,7 +45,7 @@ class Serving:
             )
 
     def wait_ready(self) -> None:
-        wait_for(self._ready, "all parts to be ready", 60)
+        wait_for(self._ready, "all parts to be ready")
 
     def _ready(self) -> bool:
         assert self.process.poll() is None, self.said()
@@ -119,7 +120,7 @@ def serving(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Serving]
 
 
 def health(settings: Settings) -> dict[str, object]:
-    with urllib.request.urlopen(f"http://{settings.http}/v1/health", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://{settings.http}/v1/health", timeout=LONG_S) as answer:
         found: dict[str, object] = json.load(answer)
         return found
 
@@ -136,14 +137,14 @@ def test_every_part_gets_ready_is_restarted_when_killed_and_stops_at_sigterm(
 
     (engine,) = serving.pids("edgec_fleet.rollout")
     os.kill(engine, signal.SIGKILL)
-    wait_for(lambda: serving.said().count("engine ready: ") == 2, "the engine to be back", 60)
+    wait_for(lambda: serving.said().count("engine ready: ") == 2, "the engine to be back")
     assert "engine ended (signal SIGKILL); it is started again in 1 s" in serving.said()
 
     family = serving.family()
     assert len(family) >= len(PARTS)
     serving.process.send_signal(signal.SIGTERM)
 
-    assert serving.process.wait(30) == 0
+    assert serving.process.wait(LONG_S) == 0
     assert serving.said().endswith("stopped\n")
     wait_for(lambda: not family & parents().keys(), "every process to be gone")
     for part in PARTS:
@@ -158,7 +159,7 @@ def test_killed_supervisor_leaves_no_orphan(serving: Serving) -> None:
 
     serving.process.kill()
 
-    wait_for(lambda: not family & parents().keys(), "every process to be gone", 30)
+    wait_for(lambda: not family & parents().keys(), "every process to be gone")
 
 
 def test_port_that_is_taken_ends_the_start_with_the_reason(
@@ -199,8 +200,8 @@ def test_ports_left_open_are_chosen_and_differ(tmp_path: Path) -> None:
 
 
 def test_a_port_in_use_is_named_before_anything_starts(tmp_path: Path) -> None:
-    nowhere = Address("127.0.0.1", 0)
-    settings = with_free_ports(Settings(tmp_path, http=nowhere, devices=nowhere, mqtt=nowhere))
+    http, devices, mqtt = (Address("127.0.0.1", free_port()) for _ in range(3))
+    settings = Settings(tmp_path, http=http, devices=devices, mqtt=mqtt)
     check_ports(settings)
 
     with socket.create_server((settings.devices.host, settings.devices.port)):

@@ -1,6 +1,7 @@
 """A bundle is tried in a child; whatever the child does, the parent gets a result."""
 
 import copy
+import gc
 import os
 import stat
 import subprocess
@@ -180,7 +181,7 @@ def test_truncated_real_models_never_hurt_the_parent() -> None:
     model = blobs["model"]
 
     for end in (60, 400, 900, len(model) - 8):
-        result = run_selftest(described, {**blobs, "model": model[:end]}, timeout_s=60)
+        result = run_selftest(described, {**blobs, "model": model[:end]}, timeout_s=240)
         assert not result.passed
         assert result.cause in ("refused", "crashed")
 
@@ -299,21 +300,25 @@ def test_a_child_that_hangs_is_ended_with_everything_it_started(tmp_path: Path) 
         f"""
         import os, subprocess, sys, time
         sleeper = subprocess.Popen(["sleep", "600"])
-        open({str(pids)!r}, "w").write(f"{{os.getpid()}} {{sleeper.pid}}")
+        open({str(pids)!r} + ".new", "w").write(f"{{os.getpid()}} {{sleeper.pid}}")
+        os.rename({str(pids)!r} + ".new", {str(pids)!r})
         time.sleep(600)
         """,
     )
 
-    result = run_selftest(described, blobs, launcher_prefix=prefix, timeout_s=2)
+    for timeout_s in (2, 20, 120):  # on a slow machine the first may be too short to start
+        result = run_selftest(described, blobs, launcher_prefix=prefix, timeout_s=timeout_s)
+        assert result.cause == "timeout"
+        assert result.reasons == (f"self-test timeout: took longer than {timeout_s} s",)
+        if pids.exists():
+            break
 
-    assert result.cause == "timeout"
-    assert result.reasons == ("self-test timeout: took longer than 2 s",)
     for pid in map(int, pids.read_text().split()):
         assert not alive(pid)
 
 
 def alive(pid: int) -> bool:
-    for _ in range(50):
+    for _ in range(1200):
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
@@ -332,13 +337,14 @@ def test_a_child_that_eats_memory_is_ended(tmp_path: Path) -> None:
         import time
         eaten = []
         while True:
-            eaten.append(bytearray(b"x" * 8_000_000))
+            if len(eaten) < 50:  # it is the judge that ends it, not this machine's last page
+                eaten.append(bytearray(b"x" * 8_000_000))
             time.sleep(0.01)
         """,
     )
 
     result = run_selftest(
-        described, blobs, launcher_prefix=prefix, memory_bytes=150_000_000, timeout_s=60
+        described, blobs, launcher_prefix=prefix, memory_bytes=150_000_000, timeout_s=240
     )
 
     assert result.cause == "memory"
@@ -368,7 +374,7 @@ def test_a_model_that_wants_all_the_memory_is_refused_it() -> None:
     )
 
     result = run_selftest(
-        described, blobs, acceptance=acceptance, memory_bytes=400_000_000, timeout_s=60
+        described, blobs, acceptance=acceptance, memory_bytes=400_000_000, timeout_s=240
     )
 
     assert result.cause == "memory"
@@ -392,7 +398,7 @@ def test_a_child_that_talks_nonsense_does_not_pass(tmp_path: Path, body: str) ->
     blobs, described = with_golden()
     prefix = launcher(tmp_path, f"import sys\nsys.stdin.buffer.read()\n{body}\n")
 
-    result = run_selftest(described, blobs, launcher_prefix=prefix, timeout_s=60)
+    result = run_selftest(described, blobs, launcher_prefix=prefix, timeout_s=240)
 
     assert result.cause == "protocol"
     assert not result.passed
@@ -464,7 +470,7 @@ def test_the_child_refuses_what_is_no_job(job: bytes) -> None:
         [sys.executable, "-P", "-m", "edgec_runtime.selftest"],
         input=job,
         capture_output=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 
@@ -480,10 +486,12 @@ def children() -> list[str]:
 
 def test_nothing_is_left_open_or_running() -> None:
     blobs, described = with_golden()
+    gc.collect()  # what other tests left to the collector is none of ours
     before = len(os.listdir("/proc/self/fd")), children()
 
     run_selftest(described, blobs, runs=5)
 
+    gc.collect()
     assert (len(os.listdir("/proc/self/fd")), children()) == before
 
 

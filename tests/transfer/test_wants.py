@@ -224,7 +224,7 @@ def test_nothing_is_left_after_the_broker_lost_everybody(clock):
     assert blocks(drain(wants, clock, 5.0)) == [0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(

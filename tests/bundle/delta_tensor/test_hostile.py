@@ -79,7 +79,7 @@ MUTABLE = {form: make_patch_as(form, OLD, NEW).data for form in ("tensor", "tens
 START = len(read_header(MUTABLE["tensor"]).to_bytes())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(), st.sampled_from(["tensor", "tensor-planes"]))
 def test_random_damage_is_refused_in_little_memory(seed: int, form: str) -> None:
     chance = random.Random(seed)

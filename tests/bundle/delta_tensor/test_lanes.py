@@ -18,7 +18,7 @@ from edgec_bundle.errors import PatchFormatError
 amounts = st.sampled_from([0.0, 1e-6, 1e-3, 0.05, 3.0])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.sampled_from(sorted(DTYPES)),
     st.integers(1, 700),
@@ -89,7 +89,7 @@ def test_the_accelerator_writes_and_reads_the_same_bytes(dtype: str, amount: flo
     assert engine.encode_lots([lot], [mask], 4) == encoding.encode_lots([lot], [mask], 4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), st.sampled_from(["int8", "float32", "float16", "int32"]))
 def test_damaged_lanes_end_and_agree(data: st.DataObject, dtype: str) -> None:
     lot, codes = a_lot(dtype, 400, 3, 0.05)

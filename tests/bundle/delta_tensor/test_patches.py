@@ -20,14 +20,14 @@ NEW_FORMATS = ("tensor", "tensor-planes", "zstd")
 
 
 @pytest.mark.parametrize("form", NEW_FORMATS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.binary(max_size=400), st.binary(max_size=400))
 def test_any_two_byte_strings_make_a_patch(form: str, old: bytes, new: bytes) -> None:
     assert applied(make_patch_as(form, old, new).data, old, new) == new
 
 
 @pytest.mark.parametrize("form", ["tensor", "tensor-planes"])
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(two_models())
 def test_any_two_models_make_a_patch(form: str, models: tuple[bytes, bytes]) -> None:
     old, new = models
@@ -35,7 +35,7 @@ def test_any_two_models_make_a_patch(form: str, models: tuple[bytes, bytes]) -> 
     assert applied(make_patch_as(form, old, new).data, old, new) == new
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(two_models(), st.data())
 def test_damaged_models_make_a_patch_too(models: tuple[bytes, bytes], data: st.DataObject) -> None:
     old, new = (bytearray(one) for one in models)
@@ -277,7 +277,7 @@ def test_much_that_is_no_model_is_compared_wherever_it_went() -> None:
     assert size_of("tensor", old, bytes(new)) < 77 + 250
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.binary(max_size=200),
     st.lists(st.tuples(st.integers(0, 300), st.integers(0, 90), st.binary(max_size=40))),

@@ -543,7 +543,8 @@ class TestHostileBytes:
             world.offer(metadata_set=replace(parts, root=(*parts.root, payload)).to_bytes())
 
     @settings(
-        max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+        max_examples=150,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
     @given(data=st.data())
     def test_changed_anywhere_are_refused_or_mean_the_same(self, world, data):

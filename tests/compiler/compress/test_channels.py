@@ -46,7 +46,6 @@ def _without(graph: fx.GraphModule, example: torch.Tensor, seed: int, share: flo
 
 @settings(
     max_examples=12,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a capture takes too long to shrink
 )

@@ -21,7 +21,7 @@ def _matrix(name: str = "w", *, grouped: bool = False) -> Matrix:
     return Matrix(name, 0, 1, grouped)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(one=MATRICES, other=MATRICES, ratio=st.floats(0.01, 0.99))
 def test_masks_remove_the_asked_share_and_within_a_layer_the_smallest(
     one: torch.Tensor, other: torch.Tensor, ratio: float
@@ -37,7 +37,7 @@ def test_masks_remove_the_asked_share_and_within_a_layer_the_smallest(
         assert not len(gone) or not len(kept) or gone.max() <= kept.min()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(weight=hnp.arrays(np.float32, (3, 8, 2), elements=FLOATS).map(torch.from_numpy))
 def test_two_of_four_neighbours_along_the_input_stay(weight: torch.Tensor) -> None:
     masks, left = two_of_four([_matrix()], {"w": weight})
@@ -65,7 +65,7 @@ def test_two_of_four_leaves_what_tensor_cores_cannot_take() -> None:
     assert left == ("odd", "depthwise")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     values=hnp.arrays(np.float64, st.integers(1, 200), elements=FLOATS),
     count=st.integers(1, 20),

@@ -113,7 +113,7 @@ def test_inspecting_damaged_files_never_fails_otherwise(
     file = tmp_path_factory.mktemp("inspect") / f"m.{suffix}"
     whole = sound[suffix]
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
     @given(
         st.integers(0, len(whole)),
         st.lists(st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 255)), max_size=6),

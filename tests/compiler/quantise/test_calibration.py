@@ -55,7 +55,7 @@ def _loss(values: np.ndarray, found: Range, scheme: Scheme) -> float:
 
 
 @given(_portions, st.sampled_from(METHODS), st.sampled_from(SCHEMES), st.randoms())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_neither_order_nor_portions_matter(
     portions: list[list[float]], method: str, scheme: Scheme, random: object
 ) -> None:
@@ -70,7 +70,7 @@ def test_neither_order_nor_portions_matter(
 
 
 @given(_portions, st.sampled_from(METHODS), st.sampled_from(SCHEMES))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_range_holds_zero_and_nothing_beyond_the_data(
     portions: list[list[float]], method: str, scheme: Scheme
 ) -> None:
@@ -83,7 +83,7 @@ def test_a_range_holds_zero_and_nothing_beyond_the_data(
 
 
 @given(_portions)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_histogram_counts_every_number_in_the_bin_where_it_lies(
     portions: list[list[float]],
 ) -> None:

@@ -213,7 +213,7 @@ _values = arrays.arrays(np.float32, st.integers(1, 40), elements=_floats)
 
 
 @given(_values, st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_difference_is_that_of_all_values_however_they_come(
     values: np.ndarray, data: st.DataObject
 ) -> None:

@@ -49,7 +49,7 @@ class Separable(nn.Module):
 
 
 @given(st.floats(0, 3), st.integers(0, 1000))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_the_float_function_stays_what_it_was(spread: float, seed: int) -> None:
     x = (torch.from_numpy(IMAGES[:1]),)
     graph = capture(Separable(spread, seed).eval(), x)

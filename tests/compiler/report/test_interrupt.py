@@ -44,11 +44,11 @@ def test_an_interrupted_compile_leaves_nothing(
         assert any(step in line for line in run.stderr)
         run.send_signal(sent)
         said = run.stderr.read()
-        assert run.wait(60) == code
+        assert run.wait(240) == code
 
     assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == []
-    end = time.monotonic() + 10
+    end = time.monotonic() + 120
     while marked(mark) and time.monotonic() < end:
         time.sleep(0.1)
     assert marked(mark) == []

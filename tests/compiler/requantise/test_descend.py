@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgec_compiler.requantise.descend import descend
@@ -42,7 +42,6 @@ def test_a_kept_weight_pushes_its_error_into_the_other_column():
     assert np.count_nonzero(q != deployed) == 1
 
 
-@settings(deadline=None)
 @given(seeds)
 def test_without_sweeps_it_is_ordinary_rounding(seed):
     wanted, deployed, hessian, weight = layer(seed)
@@ -52,7 +51,6 @@ def test_without_sweeps_it_is_ordinary_rounding(seed):
     np.testing.assert_array_equal(q, np.rint(wanted.astype(np.float32)))
 
 
-@settings(deadline=None)
 @given(seeds)
 def test_price_zero_with_uncorrelated_inputs_is_ordinary_rounding(seed):
     wanted, deployed, hessian, weight = layer(seed)
@@ -63,7 +61,6 @@ def test_price_zero_with_uncorrelated_inputs_is_ordinary_rounding(seed):
     assert np.abs(q - wanted).max() <= 0.5 + 1e-5
 
 
-@settings(deadline=None)
 @given(seeds)
 def test_price_zero_never_loses_against_ordinary_rounding(seed):
     problem = layer(seed)
@@ -74,7 +71,6 @@ def test_price_zero_never_loses_against_ordinary_rounding(seed):
     assert cost(q, *problem, 0) <= cost(plain, *problem, 0) * (1 + 1e-4) + 1e-4
 
 
-@settings(deadline=None)
 @given(seeds, st.sampled_from([7, 64, 127]))
 def test_at_an_infinite_price_every_deployed_value_stays_that_can_be_represented(seed, limit):
     wanted, deployed, hessian, weight = layer(seed)
@@ -85,7 +81,6 @@ def test_at_an_infinite_price_every_deployed_value_stays_that_can_be_represented
     np.testing.assert_array_equal(q, np.clip(deployed, -limit, limit))
 
 
-@settings(deadline=None)
 @given(seeds, st.sampled_from([0.0, 0.5, 30.0, np.inf]))
 def test_what_was_pruned_stays_zero_whatever_was_deployed(seed, price):
     wanted, deployed, hessian, weight = layer(seed, groups=2, columns=70)
@@ -97,7 +92,6 @@ def test_what_was_pruned_stays_zero_whatever_was_deployed(seed, price):
     assert not q[pruned].any()
 
 
-@settings(deadline=None)
 @given(seeds, st.floats(0.01, 1000))
 def test_the_sum_of_loss_and_price_is_never_above_that_of_ordinary_rounding(seed, price):
     problem = layer(seed, groups=2, rows=2, columns=70)  # more columns than one block
@@ -108,7 +102,6 @@ def test_the_sum_of_loss_and_price_is_never_above_that_of_ordinary_rounding(seed
     assert cost(q, *problem, price) <= cost(plain, *problem, price) * (1 + 1e-4) + 1e-3
 
 
-@settings(deadline=None)
 @given(seeds)
 def test_equal_old_and_new_weights_change_nothing(seed):
     _, deployed, hessian, weight = layer(seed)
@@ -118,7 +111,6 @@ def test_equal_old_and_new_weights_change_nothing(seed):
         np.testing.assert_array_equal(q, deployed)
 
 
-@settings(deadline=None)
 @given(seeds)
 def test_groups_do_not_see_each_other(seed):
     wanted, deployed, hessian, weight = layer(seed, groups=3)
@@ -131,7 +123,6 @@ def test_groups_do_not_see_each_other(seed):
         np.testing.assert_array_equal(whole[part], alone)
 
 
-@settings(deadline=None)
 @given(seeds, st.sampled_from([0.0, 0.5, 5.0]))
 def test_no_value_leaves_the_limit(seed, price):
     problem = layer(seed, gap=40.0)

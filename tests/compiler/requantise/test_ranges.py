@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgec_compiler.requantise.ranges import Range, kept, rescaled
@@ -39,7 +39,6 @@ def test_deployed_ranges_that_are_near_are_kept(new, deployed, fixed, expected):
     assert kept(new, deployed, fixed, 0.1) == expected
 
 
-@settings(deadline=None)
 @given(
     st.floats(0.01, 100),
     st.integers(-128, 127),
@@ -55,7 +54,6 @@ def test_no_end_moves_further_than_the_tolerance(scale, point, factor, other, to
         assert all(abs(x - y) <= room for x, y in zip(one.ends, new.ends, strict=True))
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-(2**31) + 1, 2**31 - 1)), st.floats(0.5, 2))
 def test_a_bias_keeps_its_value_in_other_steps_as_far_as_int32_goes(values, factor):
     before, after = np.float32(0.02), np.float32(0.02 * factor)

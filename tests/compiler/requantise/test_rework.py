@@ -1,7 +1,7 @@
 """One layer: its grid, its bias, and what happens to the error."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgec_compiler.requantise.layer import FloatLayer, Layer, QuantisedLayer, Signature
@@ -61,7 +61,6 @@ def at(price):
     return Terms(np.ones((1, 1)), price)
 
 
-@settings(deadline=None)
 @given(seeds)
 def test_price_zero_without_sweeps_is_the_ordinary_layer(seed):
     layer, inputs = update(seed, 0.05)
@@ -75,7 +74,6 @@ def test_price_zero_without_sweeps_is_the_ordinary_layer(seed):
     np.testing.assert_array_equal(values.bias, layer.ordinary.bias)
 
 
-@settings(deadline=None)
 @given(seeds)
 def test_price_zero_is_nearer_to_the_float_outputs_than_ordinary_rounding(seed):
     layer, inputs = update(seed, 0.05)
@@ -90,7 +88,6 @@ def test_price_zero_is_nearer_to_the_float_outputs_than_ordinary_rounding(seed):
     assert output_error(layer, inputs, values) <= before * 1.02
 
 
-@settings(deadline=None)
 @given(seeds)
 def test_at_an_infinite_price_weights_grid_and_bias_stay(seed):
     layer, inputs = update(seed, 0.02)
@@ -103,7 +100,6 @@ def test_at_an_infinite_price_weights_grid_and_bias_stay(seed):
     np.testing.assert_array_equal(values.bias, layer.deployed.bias)
 
 
-@settings(deadline=None)
 @given(seeds)
 def test_an_unchanged_layer_stays_to_the_byte_at_any_price(seed):
     layer, inputs = update(seed, 0.0)
@@ -139,7 +135,6 @@ def test_a_rescaled_channel_keeps_all_its_integers():
     np.testing.assert_allclose(values.scales, layer.deployed.scales * 1.37, rtol=0.01)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.floats(2**-20, 1024, width=32), min_size=1, max_size=20),
     st.floats(0.2, 5),
@@ -158,7 +153,6 @@ def test_snapped_scales_are_near_and_end_like_the_deployed_ones(scales, ratio, u
         assert np.all(made >= wanted)
 
 
-@settings(deadline=None)
 @given(seeds, st.integers(1, 9))
 def test_moments_do_not_depend_on_how_samples_are_cut(seed, pieces):
     layer, inputs = update(seed, 0.05)

@@ -27,6 +27,12 @@ class Line:
         self.moved = [0, 0]  # bytes up, bytes down
         self._free = [0.0, 0.0]
         self._lock = threading.Lock()
+        self._events = []  # (bytes down, what to do then)
+
+    def when_down(self, count, act):
+        """Call `act()` once, as soon as `count` more bytes have come down."""
+        with self._lock:
+            self._events.append((self.moved[1] + count, act))
 
     def carry(self, down, count):
         """Wait until `count` bytes have gone over."""
@@ -37,6 +43,10 @@ class Line:
             # A thread that woke late catches up, or a busy machine would pass for a slow line.
             self._free[down] = max(now - LATE_S, self._free[down]) + took
             until = self._free[down] + self.delay_s
+            due = [event for event in self._events if event[0] <= self.moved[1]]
+            self._events = [event for event in self._events if event not in due]
+        for _, act in due:
+            act()
         time.sleep(max(0.0, until - now))
 
 
@@ -78,6 +88,11 @@ class Proxy:
     def thaw(self):
         """Let everything through again, also what waited."""
         self._thawed.set()
+
+    def open_connections(self):
+        """Return how many there are now."""
+        with self._lock:
+            return len(self._pairs)
 
     def close(self):
         self._closed = True
@@ -144,26 +159,36 @@ def _end(sockets):
 
 
 class Trouble:
-    """Disturbs proxies at random instants, the same ones for the same seed, until it is closed."""
+    """Disturbs proxies of one line again and again, after random numbers of bytes."""
 
-    def __init__(self, proxies, seed, *, calm_s, freeze_s):
+    def __init__(self, proxies, seed, *, calm_bytes, freeze_s):
         self._proxies = proxies
         self._chance = random.Random(seed)
-        self._calm_s, self._freeze_s = calm_s, freeze_s
+        self._calm_bytes, self._freeze_s = calm_bytes, freeze_s
         self._over = threading.Event()
+        self._due = threading.Event()
         self.done = []
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def close(self):
         self._over.set()
+        self._due.set()
         self._thread.join()
         for proxy in self._proxies:
             proxy.refuse(False)
             proxy.thaw()
 
     def _run(self):
-        while not self._over.wait(self._chance.uniform(*self._calm_s)):
+        line = self._proxies[0].line
+        while True:
+            self._due.clear()
+            if self._over.is_set():
+                return
+            line.when_down(self._chance.randrange(*self._calm_bytes), self._due.set)
+            self._due.wait()
+            if self._over.is_set():
+                return
             proxy = self._chance.choice(self._proxies)
             kind = self._chance.choice(("cut", "freeze", "refuse"))
             lasts_s = self._chance.uniform(0, self._freeze_s)
