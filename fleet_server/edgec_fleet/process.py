@@ -17,10 +17,12 @@ from types import FrameType
 from typing import Any
 
 from sqlalchemy import delete
+from sqlalchemy.exc import OperationalError
 
 from edgec_bundle.errors import BundleError
 from edgec_fleet.db import Database
 from edgec_fleet.db.schema import Part, utcnow
+from edgec_fleet.db.session import unanswered
 from edgec_fleet.errors import FleetError
 from edgec_fleet.server import Server
 from edgec_fleet.settings import Settings
@@ -89,6 +91,13 @@ class Process:
         self.stopping.set()
 
 
+def _say_good_bye(process: Process, db: Database) -> None:
+    try:
+        process.gone(db)
+    except OperationalError as error:
+        logger.warning("%s", unanswered(error))
+
+
 def main(
     name: str,
     run: Callable[[Process, Server], None],
@@ -108,10 +117,13 @@ def main(
         server = Server.open(Settings.from_arguments(given))
         try:
             run(process, server)
-            process.gone(server.db)
+            _say_good_bye(process, server.db)
         finally:
             server.close()
     except (FleetError, BundleError) as error:
         print(f"edgec-fleet {name}: {error}", file=sys.stderr)
         return 2
+    except OperationalError as error:  # when we start; later it is waited for
+        print(f"edgec-fleet {name}: {unanswered(error)}", file=sys.stderr)
+        return 4
     return 0

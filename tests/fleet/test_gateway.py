@@ -39,6 +39,7 @@ from edgec_fleet.gateway import __main__ as gateway_process
 from edgec_fleet.gateway import blocks
 from edgec_fleet.gateway.duty import LIVES, at_work
 from edgec_fleet.gateway.link import Broker as BrokerUrl
+from edgec_fleet.gateway.turn import Turn
 from edgec_fleet.gateway.wants import Pace, Wants
 from edgec_fleet.process import Process
 from edgec_fleet.registry import trust_state
@@ -507,7 +508,7 @@ def test_blocks_of_other_blobs_go_out_when_the_disk_fails_under_one() -> None:
 def test_gateway_that_went_deaf_ends_so_that_it_is_started_again() -> None:
     ended: Any = threading.Thread(name="edgec-intake")
     unused: Any = None
-    turn = gateway_process.Turn(Process("gateway"), unused, unused)
+    turn = Turn(Process("gateway"), unused, unused)
 
     with pytest.raises(FleetError, match="edgec-intake"):
         gateway_process._loop(turn, unused, unused, ended, ended)

@@ -5,7 +5,8 @@ from typing import Any
 
 from apiflask import APIFlask, HTTPError
 from flask import Response, jsonify, request
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.exceptions import HTTPException
 
 from edgec_bundle.errors import BundleError
@@ -40,6 +41,7 @@ def register(app: APIFlask) -> None:
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(IntegrityError, _conflict)
     app.register_error_handler(DBAPIError, _database)
+    app.register_error_handler(PoolTimeoutError, _database)
     app.register_error_handler(Exception, _unforeseen)
 
 
@@ -99,8 +101,12 @@ def _conflict(error: IntegrityError) -> Response:
     return problem(409, "somebody else changed this at the same time; look again")
 
 
-def _database(error: DBAPIError) -> Response:
-    logger.exception("%s %s: the database refused", request.method, request.path)
+def _database(error: DBAPIError | PoolTimeoutError) -> Response:
+    if isinstance(error, OperationalError | PoolTimeoutError):  # it is away, or has too much to do
+        why = str(getattr(error, "orig", error)).partition("\n")[0]
+        logger.warning("%s %s: no answer of the database: %s", request.method, request.path, why)
+    else:
+        logger.exception("%s %s: the database refused", request.method, request.path)
     return problem(503, "the database cannot be used right now; try again")
 
 

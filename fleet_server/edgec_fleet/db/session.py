@@ -11,14 +11,18 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from sqlite3 import Connection as SqliteConnection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from edgec_fleet.db.columns import Base
+
+if TYPE_CHECKING:  # PostgreSQL's driver is an extra
+    from psycopg import Connection as PostgresConnection
 
 BUSY_TIMEOUT_S = 30
 _PATIENCE = {
@@ -50,6 +54,8 @@ class Database:
         if is_sqlite(url):
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
+        else:
+            event.listen(self.engine, "connect", _prepare_postgresql)
         self._writer = self.engine.execution_options(edgec_write=True)
 
     @contextmanager
@@ -101,6 +107,11 @@ def driver_url(url: str) -> str:
     return parsed.render_as_string(hide_password=False)
 
 
+def unanswered(error: DBAPIError) -> str:
+    """Return in one line that the database does not answer, and why."""
+    return f"the database does not answer: {str(error.orig).partition(chr(10))[0]}"
+
+
 def _patience(url: str) -> dict[str, int]:
     """Return libpq's options by which a database that vanished is noticed within seconds.
 
@@ -126,6 +137,15 @@ def _prepare_sqlite(connection: SqliteConnection, _record: Any) -> None:
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _prepare_postgresql(connection: "PostgresConnection[Any]", _record: Any) -> None:
+    """Let PostgreSQL, too, notice within seconds that we vanished, and give up our locks."""
+    with connection.cursor() as cursor:
+        for name in ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count"):
+            cursor.execute(f"SET {name} = {_PATIENCE[name.removeprefix('tcp_')]}")
+        cursor.execute(f"SET tcp_user_timeout = {_PATIENCE['tcp_user_timeout']}")
+    connection.commit()
 
 
 def _begin_sqlite(connection: Connection) -> None:

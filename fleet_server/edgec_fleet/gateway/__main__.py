@@ -22,14 +22,14 @@ from edgec_fleet.gateway.link import Broker, Link, UnsentError
 from edgec_fleet.gateway.packets import PacketLimits, ask_maximum, fit
 from edgec_fleet.gateway.patches import PatchMaker
 from edgec_fleet.gateway.publisher import Publisher
+from edgec_fleet.gateway.turn import LEASE_S, Turn
 from edgec_fleet.gateway.wants import Pace, Wants
-from edgec_fleet.process import BEAT_S, Process
+from edgec_fleet.process import Process
 from edgec_fleet.server import Server
 from edgec_fleet.settings import Address, Settings
 
 STEP_S = 0.1
 ANNOUNCE_AFTER_S = 10.0
-LEASE_S = 3 * BEAT_S  # without broker or database; less than the others wait before they take over
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +75,8 @@ def _serve(this: Process, server: Server) -> None:
             intake.start()
             sender.start()
             this.ready(str(broker))
-            turn = Turn(this, server, link)
-            _loop(turn, publisher, maker, intake, sender)
+            with Turn(this, server.db, link) as turn:
+                _loop(turn, publisher, maker, intake, sender)
     finally:
         for thread in (intake, sender):
             if thread.is_alive():
@@ -151,46 +151,6 @@ def _other_at_work(this: Process, server: Server) -> bool:
         return False
 
 
-class Turn:
-    """This gateway's turn to work, which it has while it reaches broker and database."""
-
-    def __init__(self, this: Process, server: Server, link: Link) -> None:
-        self.process = this
-        self._server = server
-        self._link = link
-        self._held_at = time.monotonic()
-
-    def is_over(self) -> bool:
-        """Return whether another gateway works, or may: said, if it is so.
-
-        Raises:
-            OperationalError: the database does not answer.
-        """
-        since = time.monotonic() - self._held_at
-        if since < BEAT_S:
-            return False
-        if since > LEASE_S and not self._link.ready.is_set():
-            return self._leave("the broker was away for too long")
-        if not self._link.ready.is_set():
-            return False
-        try:
-            other = at_work(self.process, self._server.db, utcnow())
-        except OperationalError:
-            if since > LEASE_S:
-                return self._leave("the database was away for too long")
-            raise
-        if other != self.process.instance:
-            self.process.note(f"leaves the work to gateway {other}, which began before")
-            return True
-        self._held_at = time.monotonic()
-        return False
-
-    def _leave(self, why: str) -> bool:
-        self.process.note(f"lets others take over: {why}")
-        self.process.begin_anew()
-        return True
-
-
 def _loop(
     turn: Turn,
     publisher: Publisher,
@@ -209,7 +169,7 @@ def _loop(
                 "blocks": sender.sent_blocks,
                 "bytes": sender.sent_bytes,
             }
-            if turn.is_over():
+            if turn.is_over(time.monotonic()):
                 return
             maker.step()
             publisher.step()

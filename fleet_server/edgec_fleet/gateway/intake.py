@@ -5,7 +5,7 @@ import queue
 import threading
 import time
 
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import InternalError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from edgec_bundle.errors import MessageError
@@ -78,7 +78,7 @@ class Intake(threading.Thread):
             try:
                 self._write(wanted)
                 break
-            except OperationalError as error:
+            except (OperationalError, InternalError) as error:  # InternalError: read-only by now
                 logger.warning("the database does not answer: %s", error.orig)
                 self._stopping.wait(1.0)
             except SQLAlchemyError as error:

@@ -118,7 +118,8 @@ class Link:
         self._client.loop_start()
 
     def close(self) -> None:
-        """Disconnect; the broker keeps the session."""
+        """Disconnect, and send nothing more; the broker keeps the session."""
+        self.ready.clear()
         self._client.disconnect()
         self._client.loop_stop()
 
