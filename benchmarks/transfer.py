@@ -4,7 +4,7 @@
                                   [--skip-lines] [--skip-fleets]
 
 A real Mosquitto, gateway and HTTPS listener as processes; devices run the agent's own download
-code. Lines are a TCP proxy (tests/agent/link_proxy.py): one rate for everything a device receives,
+code. Lines are a TCP proxy (tests/link_proxy.py): one rate for everything a device receives,
 TLS and MQTT included; "cut" freezes it half-open. Time against the limit is the time taken over
 that of the patch's bytes alone at the line's rate.
 """
