@@ -14,6 +14,9 @@ from edgec_compiler.quantise.clipping import Range
 
 Ranges = Mapping[str, Range]
 _ALL = ".*"
+_JOINING = frozenset(
+    ("CONCATENATION", "MAXIMUM", "MINIMUM", "PACK", "PADV2", "SELECT", "SELECT_V2")
+)
 
 
 def quantise(
@@ -164,12 +167,8 @@ def _keep_float(recipe: Any, payload: bytes, outputs: Sequence[str]) -> None:
 
 
 def _statistics(ranges: Ranges, ranks: Mapping[str, int]) -> dict[str, dict[str, Any]]:
-    """Return the ranges as the quantiser takes them.
-
-    They have the rank of their tensor: a constant that is joined to it takes over its scale, and
-    the quantiser cannot bring a scale of one axis to the constant's.
-    """
-    sizes = {name: (1,) * max(1, ranks.get(name, 1)) for name in ranges}
+    """Return the ranges as the quantiser takes them, of one axis or of as many as `ranks` has."""
+    sizes = {name: (1,) * ranks.get(name, 1) for name in ranges}
     return {
         name: {
             "min": np.full(sizes[name], low, np.float32),
@@ -180,8 +179,24 @@ def _statistics(ranges: Ranges, ranks: Mapping[str, int]) -> dict[str, dict[str,
 
 
 def _ranks(payload: bytes) -> dict[str, int]:
-    tensors = tflite.parse(payload, "the float model").subgraphs[0].tensors
-    return {tflite.tensor_name(one): 0 if one.shape is None else len(one.shape) for one in tensors}
+    """Return the ranks of the constants that take over the scale of what they are joined into.
+
+    By the name of that. The quantiser brings a scale to such a constant only if it has its rank,
+    or if both have one axis.
+    """
+    model = tflite.parse(payload, "the float model")
+    tensors, found = model.subgraphs[0].tensors, {}
+    for operator in model.subgraphs[0].operators:
+        read = [tensors[index] for index in tflite.given(operator.inputs)]
+        ranks = [len(one.shape) for one in read if _is_joined(model, one)]
+        if ranks and tflite.op_name(model, operator) in _JOINING:
+            found[tflite.tensor_name(tensors[operator.outputs[0]])] = max([1, *ranks])
+    return found
+
+
+def _is_joined(model: tflite.Flatbuffer, tensor: Any) -> bool:
+    is_float = tflite.type_name(tensor) == "float32" and tensor.shape is not None
+    return is_float and tflite.is_constant(model, tensor)
 
 
 def _brief(error: Exception) -> str:
