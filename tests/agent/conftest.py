@@ -53,7 +53,7 @@ def wire(server):
 def triton_python():
     """The Python of .venv-triton, made on demand."""
     environment = {**os.environ, "PYTHON": sys.executable}
-    made = subprocess.run([SCRIPT], env=environment, capture_output=True, text=True, timeout=280)
+    made = subprocess.run([SCRIPT], env=environment, capture_output=True, text=True, timeout=550)
     if made.returncode == 3:
         pytest.skip(f"tritonclient cannot be installed here: {made.stderr.strip()[-300:]}")
     assert made.returncode == 0, made.stderr

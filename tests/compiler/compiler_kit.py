@@ -61,7 +61,7 @@ def edgec(*arguments: str, hash_seed: str | None = None, cwd: Path = ROOT) -> Fi
             text=True,
             cwd=cwd,
             env=os.environ | own,
-            timeout=240,
+            timeout=550,
             check=False,
         )
     return Finished(done.returncode, done.stdout, done.stderr)

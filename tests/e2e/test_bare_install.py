@@ -24,7 +24,7 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True,
         env=environment,
         cwd=folder,
-        timeout=280,
+        timeout=550,
     )
     return bin_folder
 

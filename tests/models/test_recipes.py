@@ -28,7 +28,7 @@ def _program(name: str, *words: str) -> str:
         capture_output=True,
         text=True,
         cwd=MODELS / name,
-        timeout=240,
+        timeout=550,
         check=False,
     )
     assert done.returncode == 0, done.stderr
