@@ -2,7 +2,8 @@
 
 The others take over `duty.LIVES` after its last heartbeat. It has to have left the broker by then,
 though it may be waiting for an answer of the database that never comes: two gateways under one
-name would take the broker's connection from each other. So a thread of its own watches.
+name would take the broker's connection from each other. So one thread holds the turn, however long
+a step of the work takes, and another watches the time.
 """
 
 import logging
@@ -11,8 +12,11 @@ import time
 from types import TracebackType
 from typing import Self
 
+from sqlalchemy.exc import OperationalError
+
 from edgec_fleet.db import Database
 from edgec_fleet.db.schema import utcnow
+from edgec_fleet.db.session import unanswered
 from edgec_fleet.gateway.duty import at_work
 from edgec_fleet.gateway.link import Link
 from edgec_fleet.process import BEAT_S, Process
@@ -30,22 +34,33 @@ class Turn:
         db: where the heartbeats are.
         link: is closed as soon as the turn has lapsed.
         lease_s: how long it lasts without broker or database.
+        hold_s: how often it is held.
     """
 
     def __init__(
-        self, process: Process, db: Database, link: Link, lease_s: float = LEASE_S
+        self,
+        process: Process,
+        db: Database,
+        link: Link,
+        *,
+        lease_s: float = LEASE_S,
+        hold_s: float = BEAT_S,
     ) -> None:
         self.process = process
         self._db = db
         self._link = link
-        self._lease_s = lease_s
+        self._lease_s, self._hold_s = lease_s, hold_s
         self._held_at = time.monotonic()
-        self._lapsed: str | None = None
+        self._why_over: str | None = None
         self._ended = threading.Event()
-        self._watch = threading.Thread(target=self._leave_in_time, name="edgec-turn", daemon=True)
+        self._threads = [
+            threading.Thread(target=work, name=f"edgec-turn-{name}", daemon=True)
+            for name, work in (("hold", self._hold), ("watch", self._leave_in_time))
+        ]
 
     def __enter__(self) -> Self:
-        self._watch.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
@@ -55,34 +70,38 @@ class Turn:
         _trace: TracebackType | None,
     ) -> None:
         self._ended.set()
-        self._watch.join()
+        for thread in self._threads:
+            thread.join()
 
-    def is_over(self, now: float) -> bool:
-        """Return whether another gateway works, or may: said, if it is so.
-
-        Args:
-            now: on the clock of `time.monotonic`.
-
-        Raises:
-            OperationalError: the database does not answer.
-        """
-        if self._lapsed is None and now - self._held_at >= BEAT_S and self._link.ready.is_set():
-            other = at_work(self.process, self._db, utcnow())
-            if other != self.process.instance:
-                self.process.note(f"leaves the work to gateway {other}, which began before")
-                return True
-            self._held_at = now  # and not when the answer came: the heartbeat is as old
-        if self._lapsed is None:
+    def is_over(self) -> bool:
+        """Return whether another gateway works, or may: said, if it is so."""
+        if self._why_over is None:
             return False
-        self.process.note(f"lets others take over: {self._lapsed}")
-        self.process.begin_anew()
+        self.process.note(self._why_over)
         return True
+
+    def _hold(self) -> None:
+        while not self._ended.wait(self._hold_s):
+            if not self._link.ready.is_set():
+                continue
+            since = time.monotonic()  # and not when the answer came: the heartbeat is as old
+            try:
+                other = at_work(self.process, self._db, utcnow())
+            except OperationalError as error:
+                logger.warning("%s", unanswered(error))
+                continue
+            if other != self.process.instance:
+                self._why_over = f"leaves the work to gateway {other}, which began before"
+                return
+            self._held_at = since
 
     def _leave_in_time(self) -> None:
         while (left_s := self._held_at + self._lease_s - time.monotonic()) > 0:
             if self._ended.wait(left_s):
                 return
         away = "database" if self._link.ready.is_set() else "broker"
-        self._lapsed = f"the {away} was away for too long"
-        logger.warning("%s: the connection to the broker is closed", self._lapsed)
+        why = f"the {away} was away for too long"
+        logger.warning("%s: the connection to the broker is closed", why)
+        self.process.begin_anew()
+        self._why_over = f"lets others take over: {why}"
         self._link.close()
