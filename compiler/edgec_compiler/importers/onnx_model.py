@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import onnx
+
 from edgec_compiler.errors import ModelFileError
 from edgec_compiler.importers import onnx_file
 from edgec_compiler.importers.onnx_batch import with_batch_axis
+from edgec_compiler.importers.onnx_dynamic import without_dynamic
 from edgec_compiler.importers.onnx_halves import widen
 from edgec_compiler.importers.onnx_module import build_module
 from edgec_compiler.importers.onnx_pairs import without_pairs
@@ -29,11 +32,11 @@ def import_onnx(path: Path, shapes: Shapes) -> SourceModel:
     payload = onnx_file.with_shapes(with_fixed_rows(model), inputs)  # fails for damaged names
     operators = onnx_file.operators_of(model)
     example = dict(zip((tensor.name for tensor in inputs), example_of(inputs), strict=True))
-    real, unquantised = without_pairs(model)
+    real, unquantised = _of_reals(model)
     module, outputs = build_module(real, example)
     batched = with_batch_axis(model, inputs, outputs)
     if batched is not None:
-        module, outputs = build_module(without_pairs(batched.model)[0], example)
+        module, outputs = build_module(_of_reals(batched.model)[0], example)
         payload = onnx_file.with_shapes(with_fixed_rows(batched.model), inputs)
     return SourceModel(
         format="onnx",
@@ -54,3 +57,10 @@ def import_onnx(path: Path, shapes: Shapes) -> SourceModel:
             *(batched.notes if batched else ()),
         ),
     )
+
+
+def _of_reals(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """Return the model with its activations as reals, and a note if they were integers."""
+    model, dynamic = without_dynamic(model)
+    model, pairs = without_pairs(model)
+    return model, dynamic or pairs

@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import quantize_dynamic
 
 from edgec_compiler.errors import UnsupportedOperatorError
 from edgec_compiler.importers import import_model
@@ -167,6 +168,87 @@ def test_what_is_no_pair_stays(tmp_path: Path) -> None:
     assert _kinds(source) == ["QuantizeLinear", "DequantizeLinear"]
     assert source.notes == ()
     assert _off(source, x) == 0
+
+
+def _float_model(kind: str) -> onnx.ModelProto:
+    """Return a float model of layers that ONNX Runtime's dynamic quantiser takes."""
+    held = {
+        "k": DRAW.standard_normal((4, 3, 3, 3)).astype(np.float32) / 5,
+        "kb": DRAW.standard_normal(4).astype(np.float32),
+        "m": DRAW.standard_normal((64, 12)).astype(np.float32) / 8,
+        "mb": DRAW.standard_normal(12).astype(np.float32),
+        "w": DRAW.standard_normal((2, 32, 12)).astype(np.float32) / 3,
+        "r": DRAW.standard_normal((2, 32, 8)).astype(np.float32) / 3,
+        "b": DRAW.standard_normal((2, 64)).astype(np.float32) / 3,
+        "rows": np.array([1, 4, 64]),
+        "turned": np.array([3, 1, 12]),
+    }
+    nodes = [
+        _node("Conv", "x k kb", "c", pads=[1, 1, 1, 1]),
+        _node("Relu", "c", "a"),
+        _node("Reshape", "a rows", "flat"),
+        _node("MatMul", "flat m", "p"),
+        _node("Add", "p mb", "y"),
+    ]
+    shape = IMAGE
+    if kind == "lstm":
+        shape = (3, 1, 12)
+        nodes = [_node("LSTM", "x w r b", "y", hidden_size=8, direction="bidirectional")]
+    read = {name for node in nodes for name in node.input}
+    return _model(nodes, shape, {name: value for name, value in held.items() if name in read})
+
+
+@pytest.mark.parametrize("per_channel", [False, True], ids=["per tensor", "per channel"])
+@pytest.mark.parametrize("kind", ["layers", "lstm"])
+def test_what_is_quantised_at_run_time_is_read_as_reals(
+    kind: str, per_channel: bool, tmp_path: Path
+) -> None:
+    model = _float_model(kind)
+    onnx.save(model, tmp_path / "float.onnx")
+    quantize_dynamic(
+        tmp_path / "float.onnx",
+        tmp_path / "m.onnx",
+        op_types_to_quantize=["Conv", "LSTM", "MatMul"],
+        per_channel=per_channel,
+    )
+    shape = tuple(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)
+    x = DRAW.uniform(-1, 1, shape).astype(np.float32)
+
+    source = import_model(str(tmp_path / "m.onnx"), {})
+
+    assert not {"DynamicQuantizeLinear", "DynamicQuantizeLSTM"} & set(_kinds(source))
+    assert ("LSTM" if kind == "lstm" else "MatMul") in _kinds(source)
+    assert "activations are read as floats" in source.notes[0]
+    # The file rounds inputs to 255 steps and weights to as many: neither is more than a hundredth.
+    assert source.module is not None
+    made = source.module(torch.from_numpy(x))
+    made = (made[0] if isinstance(made, tuple | list) else made).numpy()
+    assert 0 < _off(source, x) < 0.02 * float(np.abs(made).max())
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    (wanted,) = session.run(None, {"x": x})
+    assert np.abs(made - wanted).max() < 0.02 * float(np.abs(wanted).max())
+
+
+def test_the_fused_product_of_onnx_runtime_is_one_of_reals(tmp_path: Path) -> None:
+    nodes = [_ort("DynamicQuantizeMatMul", "x mq ms mz col", "y")]
+    x = DRAW.uniform(-1, 1, (2, 4)).astype(np.float32)
+
+    source = _imported(_model(nodes, (2, 4), MATRIX), tmp_path)
+
+    assert _kinds(source) == ["MatMul", "Add"]
+    # Half a step of each of four inputs through weights of at most 90 steps.
+    assert _off(source, x) <= 4 * (1 / 255) * 90 * 0.02
+
+
+def test_integers_made_at_run_time_that_something_else_reads_stay(tmp_path: Path) -> None:
+    quantise = helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "qs", "qz"])
+    nodes = [quantise, _node("DequantizeLinear", "q qs qz", "y")]
+    x = DRAW.uniform(-1, 1, IMAGE).astype(np.float32)
+
+    source = _imported(_model(nodes, IMAGE, {}), tmp_path)
+
+    assert source.notes == ()
+    assert _off(source, x) <= 1e-6
 
 
 MATRIX = {
