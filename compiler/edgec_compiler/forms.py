@@ -7,7 +7,9 @@ from typing import Any
 import onnx
 from torch import fx, nn
 
+from edgec_compiler.convert.fused import fused
 from edgec_compiler.convert.parity import check_onnx, check_same, check_tflite
+from edgec_compiler.convert.reverses import without_reverses
 from edgec_compiler.convert.to_onnx import lowered, serialise, to_onnx
 from edgec_compiler.convert.to_tflite import FloatTflite, to_tflite, with_unique_names
 from edgec_compiler.convert.write_out import write_out
@@ -164,6 +166,7 @@ class Forms:
                 self.passes |= run_passes(graph, self.source.example(), TFLITE_PASSES)
                 self.progress("convert to TFLite")
                 form = to_tflite(graph, self.source)
+                form = replace(form, payload=without_reverses(fused(form.payload)))
                 check_tflite(form, self._reference(), self.source)
                 self._tflite = form
         return self._tflite

@@ -121,6 +121,16 @@ def add_integers(model: Flatbuffer, values: np.ndarray[Any, Any]) -> int:
     return len(graph.tensors) - 1
 
 
+def live_operators(graph: Any) -> list[Any]:
+    """Return the operators of a subgraph that its outputs depend on, in their order."""
+    read, kept = {int(index) for index in graph.outputs}, []
+    for operator in reversed(graph.operators):
+        if read & set(given(operator.outputs)):
+            read |= set(given(operator.inputs))
+            kept.append(operator)
+    return kept[::-1]
+
+
 def is_constant(model: Flatbuffer, tensor: Any) -> bool:
     """Return whether a tensor's values are in the file."""
     data = model.buffers[tensor.buffer].data

@@ -17,6 +17,7 @@ from edgec_compiler.precisions import check_recipe, dequantises_weights, needs_c
 from edgec_compiler.quantise import advice, onnx_precision, tflite_precision
 from edgec_compiler.quantise.bias import correct_biases
 from edgec_compiler.quantise.clipping import Range, Scheme
+from edgec_compiler.quantise.kernels import int8_kernels
 from edgec_compiler.quantise.layers import Layer, chosen, onnx_layers, tflite_layers
 from edgec_compiler.recipe import Recipe
 from edgec_compiler.requantise.base import Base
@@ -206,6 +207,7 @@ def make_variant(
         full_integer=profile.full_integer,
         float_outputs=_outputs(forms, profile, fmt, recipe.float_layers),
         int8_outputs=_outputs(forms, profile, fmt, recipe.int8_layers),
+        kernels=int8_kernels(profile) if profile.full_integer else (),
     )
     if recipe.bias_correction and ranges is not None:
         quantised, said = _corrected(TfliteModel(form.payload, quantised), forms, fmt)

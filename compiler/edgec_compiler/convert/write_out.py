@@ -9,6 +9,11 @@
    RELU6 on its own, which is one of x * 1; SQUARE, x * x; MINIMUM, -max(-x, -y). Quantisers do not
    take these, so targets that execute integers only have them written out even where they know
    them.
+4. ELU, relu(x) - 2u / (1 + u) with u = tanh(relu(-x) / 2), since exp(z) - 1 is 2t / (1 - t) with
+   t = tanh(z / 2); LOG of a sigmoid of what is not below zero, log(1 - s) with s = sigmoid(-x) up
+   to 1/2; DIV by 1 + w with w the square of a sigmoid. What is left of them is a polynomial.
+5. REVERSE_V2 of one axis, its places joined in the other order; DEPTH_TO_SPACE, a transposed
+   convolution with weights of 0 and 1.
 
 Left alone: operators that the target has, those whose parts it lacks too, and integer tensors.
 Quantisers come afterwards: each part gets a range of its own.
@@ -22,12 +27,18 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from edgec_compiler import tflite
+from edgec_compiler.convert.parts import Parts
+from edgec_compiler.convert.reverses import reversed_axis
 from edgec_hardware_profiles import Profile
 
 _SLOPE = 2 * math.sqrt(2 / math.pi)
-_NO_ACTIVATION = schema.ActivationFunctionType.NONE
 _RELU = schema.ActivationFunctionType.RELU
 _RELU6 = schema.ActivationFunctionType.RELU6
+_MOST_SLICES, _MOST_CHANNELS = 256, 256  # above, it costs more than it saves
+# Factors of polynomials with the least greatest error over the whole range of what they read:
+_EXPONENTIAL = (1.92453813, -1.42145356, 0.50000022)  # u times it is 2u / (1 + u) within 3.1e-3
+_RECIPROCAL = (0.99873737, -0.95079395, 0.68629296, -0.23549901)  # 1 / (1 + w) within 1.3e-3
+_LOGARITHM = (-1.01778318, -0.312625245, -0.844791108)  # s times it is log(1 - s) within 5.1e-4
 
 
 def lacking(profile: Profile) -> tuple[str, ...]:
@@ -56,98 +67,14 @@ def write_out(payload: bytes, ops: Collection[str]) -> tuple[bytes, dict[str, in
             if op not in counts or made is None or tflite.type_name(made) != "float32":
                 kept.append(operator)
                 continue
-            counts[op] += 1
-            parts = _Parts(model, graph, made)
+            parts = Parts(model, graph, made)
             _WAYS[op][0](parts, operator)
-            kept += parts.operators
+            counts[op] += bool(parts.operators)
+            kept += parts.operators or [operator]
         graph.operators = kept
+        graph.operators = tflite.live_operators(graph)  # a pattern's other parts are read no more
     counts = {op: count for op, count in counts.items() if count}
     return (tflite.serialise(model) if counts else payload), counts
-
-
-class _Parts:
-    """The operators that stand for one, in order. Tensors are numbers; results are like `made`."""
-
-    def __init__(self, model: tflite.Flatbuffer, graph: Any, made: Any) -> None:
-        self._model, self._graph, self._made = model, graph, made
-        self.operators: list[Any] = []
-
-    def add(self, x: int, y: int, into: int | None = None, activation: int = _NO_ACTIVATION) -> int:
-        """Return the tensor of x + y, which is `into` if that is given."""
-        options = schema.AddOptionsT()
-        options.fusedActivationFunction = activation
-        return self._operator(
-            schema.BuiltinOperator.ADD, schema.BuiltinOptions.AddOptions, options, (x, y), into
-        )
-
-    def mul(self, x: int, y: int, into: int | None = None, activation: int = _NO_ACTIVATION) -> int:
-        """Return the tensor of x * y, which is `into` if that is given."""
-        options, kind = schema.MulOptionsT(), schema.BuiltinOptions.MulOptions
-        options.fusedActivationFunction = activation
-        return self._operator(schema.BuiltinOperator.MUL, kind, options, (x, y), into)
-
-    def maximum(self, x: int, y: int) -> int:
-        """Return the tensor of max(x, y)."""
-        options, kind = schema.MaximumMinimumOptionsT(), schema.BuiltinOptions.MaximumMinimumOptions
-        return self._operator(schema.BuiltinOperator.MAXIMUM, kind, options, (x, y))
-
-    def relu(self, x: int) -> int:
-        """Return the tensor of max(x, 0)."""
-        return self._operator(schema.BuiltinOperator.RELU, schema.BuiltinOptions.NONE, None, (x,))
-
-    def logistic(self, x: int) -> int:
-        """Return the tensor of 1 / (1 + exp(-x))."""
-        return self._operator(
-            schema.BuiltinOperator.LOGISTIC, schema.BuiltinOptions.NONE, None, (x,)
-        )
-
-    def opposite(self, x: int) -> int:
-        """Return the tensor of -x, a constant if x is one."""
-        tensor = self._graph.tensors[x]
-        data = self._model.buffers[tensor.buffer].data
-        if data is None or not len(data):
-            return self._operator(
-                schema.BuiltinOperator.MUL,
-                schema.BuiltinOptions.MulOptions,
-                schema.MulOptionsT(),
-                (x, self.number(-1)),
-                self._tensor(tensor.shape, 0),
-            )
-        return self._constant(-np.frombuffer(bytes(data), np.float32), tensor.shape)
-
-    def number(self, value: float) -> int:
-        """Return a constant of one number."""
-        return self._constant(np.array([value], np.float32), np.array([1], np.int32))
-
-    def _constant(self, values: Any, shape: Any) -> int:
-        buffer = schema.BufferT()
-        buffer.data = np.frombuffer(values.tobytes(), np.uint8)
-        self._model.buffers.append(buffer)
-        return self._tensor(shape, len(self._model.buffers) - 1)
-
-    def _operator(
-        self,
-        builtin: int,
-        kind: int,
-        options: Any,
-        inputs: tuple[int, ...],
-        into: int | None = None,
-    ) -> int:
-        made = self._tensor(self._made.shape, 0) if into is None else into
-        operator = schema.OperatorT()
-        operator.opcodeIndex = tflite.operator_code(self._model, builtin, 1)
-        operator.builtinOptionsType, operator.builtinOptions = kind, options
-        operator.inputs = np.array(inputs, np.int32)
-        operator.outputs = np.array([made], np.int32)
-        self.operators.append(operator)
-        return made
-
-    def _tensor(self, shape: Any, buffer: int) -> int:
-        tensor = schema.TensorT()
-        tensor.name = f"t{len(self._graph.tensors)}_written_out".encode()
-        tensor.shape, tensor.type, tensor.buffer = shape, schema.TensorType.FLOAT32, buffer
-        self._graph.tensors.append(tensor)
-        return len(self._graph.tensors) - 1
 
 
 def _ends(operator: Any) -> tuple[int, int]:
@@ -155,68 +82,118 @@ def _ends(operator: Any) -> tuple[int, int]:
     return int(operator.inputs[0]), int(operator.outputs[0])
 
 
-def _hard_swish(parts: _Parts, operator: Any) -> None:
+def _hard_swish(parts: Parts, operator: Any) -> None:
     x, y = _ends(operator)
     gate = parts.add(x, parts.number(3), activation=_RELU6)
     parts.mul(x, parts.mul(gate, parts.number(1 / 6)), y)
 
 
-def _gelu(parts: _Parts, operator: Any) -> None:
+def _gelu(parts: Parts, operator: Any) -> None:
     x, y = _ends(operator)
     square = parts.mul(parts.mul(x, x), parts.number(_SLOPE * 0.044715))
     slope = parts.add(square, parts.number(_SLOPE))
     parts.mul(x, parts.logistic(parts.mul(x, slope)), y)
 
 
-def _prelu(parts: _Parts, operator: Any) -> None:
+def _prelu(parts: Parts, operator: Any) -> None:
     _bent(parts, operator, parts.opposite(int(operator.inputs[1])))
 
 
-def _leaky_relu(parts: _Parts, operator: Any) -> None:
+def _leaky_relu(parts: Parts, operator: Any) -> None:
     _bent(parts, operator, parts.number(-operator.builtinOptions.alpha))
 
 
-def _abs(parts: _Parts, operator: Any) -> None:
+def _abs(parts: Parts, operator: Any) -> None:
     _bent(parts, operator, parts.number(1))
 
 
-def _bent(parts: _Parts, operator: Any, slope: int) -> None:
+def _bent(parts: Parts, operator: Any, slope: int) -> None:
     """Write relu(x) + slope * relu(-x)."""
     x, y = _ends(operator)
     below = parts.mul(x, parts.number(-1), activation=_RELU)
     parts.add(parts.relu(x), parts.mul(below, slope), y)
 
 
-def _minimum(parts: _Parts, operator: Any) -> None:
+def _minimum(parts: Parts, operator: Any) -> None:
     x, y = (parts.opposite(int(index)) for index in operator.inputs)
     parts.mul(parts.maximum(x, y), parts.number(-1), int(operator.outputs[0]))
 
 
-def _square(parts: _Parts, operator: Any) -> None:
+def _square(parts: Parts, operator: Any) -> None:
     x, y = _ends(operator)
     parts.mul(x, x, y)
 
 
-def _neg(parts: _Parts, operator: Any) -> None:
+def _neg(parts: Parts, operator: Any) -> None:
     x, y = _ends(operator)
     parts.mul(x, parts.number(-1), y)
 
 
-def _relu6(parts: _Parts, operator: Any) -> None:
+def _relu6(parts: Parts, operator: Any) -> None:
     x, y = _ends(operator)
     parts.mul(x, parts.number(1), y, _RELU6)
 
 
+def _elu(parts: Parts, operator: Any) -> None:
+    x, y = _ends(operator)
+    u = parts.tanh(parts.mul(x, parts.number(-0.5), activation=_RELU))
+    parts.sub(parts.relu(x), parts.mul(u, parts.polynomial(u, _EXPONENTIAL)), y)
+
+
+def _log(parts: Parts, operator: Any) -> None:
+    x, y = _ends(operator)
+    gate = parts.maker(x, "LOGISTIC")
+    size = None if gate is None else parts.maker(gate[0], "ABS")
+    if gate is not None and size is not None:
+        s = parts.logistic(parts.opposite(gate[0]))
+        parts.mul(s, parts.polynomial(s, _LOGARITHM), y)
+
+
+def _div(parts: Parts, operator: Any) -> None:
+    x, below = (int(index) for index in operator.inputs)
+    total = parts.maker(below, "ADD")
+    if total is None or parts.value(total[1]) != 1:
+        return
+    square = parts.maker(total[0], "MUL")
+    if square is not None and square[0] == square[1] and parts.maker(square[0], "LOGISTIC"):
+        parts.mul(x, parts.polynomial(total[0], _RECIPROCAL), int(operator.outputs[0]))
+
+
+def _reverse(parts: Parts, operator: Any) -> None:
+    x, y = _ends(operator)
+    known = reversed_axis(parts.model, operator)
+    if known is None or known[1] > _MOST_SLICES:
+        return
+    axis, length = known
+    shape = parts.shape(x)
+    size = [*shape[:axis], 1, *shape[axis + 1 :]]
+    starts = [[place if i == axis else 0 for i in range(len(shape))] for place in range(length)]
+    parts.concatenation([parts.slice(x, one, size) for one in reversed(starts)], axis, y)
+
+
+def _depth_to_space(parts: Parts, operator: Any) -> None:
+    x, y = _ends(operator)
+    block, wide = int(operator.builtinOptions.blockSize), parts.shape(x)[-1]
+    if wide <= _MOST_CHANNELS:
+        weights = np.eye(wide).reshape(block, block, wide // block**2, wide)
+        parts.transposed_convolution(x, weights.transpose(2, 0, 1, 3), block, y)
+
+
 # operator -> how it is written out, and in which operators
-_WAYS: dict[str, tuple[Callable[[_Parts, Any], None], tuple[str, ...]]] = {
+_WAYS: dict[str, tuple[Callable[[Parts, Any], None], tuple[str, ...]]] = {
     "ABS": (_abs, ("ADD", "MUL", "RELU")),
+    "DEPTH_TO_SPACE": (_depth_to_space, ("TRANSPOSE_CONV",)),
+    "DIV": (_div, ("ADD", "MUL")),
+    "ELU": (_elu, ("ADD", "MUL", "RELU", "SUB", "TANH")),
     "GELU": (_gelu, ("ADD", "LOGISTIC", "MUL")),
     "HARD_SWISH": (_hard_swish, ("ADD", "MUL")),
     "LEAKY_RELU": (_leaky_relu, ("ADD", "MUL", "RELU")),
+    "LOG": (_log, ("ADD", "LOGISTIC", "MUL")),
     "MINIMUM": (_minimum, ("MAXIMUM", "MUL")),
     "NEG": (_neg, ("MUL",)),
     "PRELU": (_prelu, ("ADD", "MUL", "RELU")),
     "RELU6": (_relu6, ("MUL",)),
+    "REVERSE_V2": (_reverse, ("CONCATENATION", "SLICE")),
     "SQUARE": (_square, ("MUL",)),
 }
 # What quantisers leave in float.

@@ -19,6 +19,7 @@ from edgec_compiler.passes import (
     batch_norm,
     channel_last,
     constants,
+    curves,
     fusions,
     identities,
     masks,
@@ -74,6 +75,7 @@ TFLITE_PASSES: tuple[Pass, ...] = (
     Pass("cut-transposed", transposed.cut_out, transposed.count),
     Pass("convolve-shuffles", channel_last.convolve_shuffles, channel_last.count_shuffles),
     Pass("write-prelus", channel_last.write_prelus, channel_last.count_prelus),
+    Pass("write-curves", curves.write, curves.count),
     Pass("turn-differences", channel_last.turn_differences, channel_last.count_differences),
     Pass("zero-padded-maxima", pools.pad_maxima_with_zeros, pools.count_padded_maxima),
 )

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from edgec_compiler import tflite
 from edgec_compiler.errors import ConversionError
 from edgec_compiler.quantise.biases import with_room
 from edgec_compiler.quantise.clipping import Range
+from edgec_compiler.quantise.left_floats import kept_ranges, without_left_floats
 
 Ranges = Mapping[str, Range]
 _ALL = ".*"
@@ -27,6 +28,7 @@ def quantise(
     full_integer: bool,
     float_outputs: Sequence[str] = (),
     int8_outputs: Sequence[str] = (),
+    kernels: Collection[str] = (),
 ) -> bytes:
     """Return the float TFLite model in `payload` at `precision`.
 
@@ -43,6 +45,8 @@ def quantise(
         full_integer: the target executes integers only.
         float_outputs: the outputs of operators that stay in float.
         int8_outputs: with int4, the outputs of operators whose weights have 8 bits.
+        kernels: with int8, what the target runs on integers of that which the quantiser leaves in
+            float; none of it is made integer where this is empty.
 
     Raises:
         ConversionError: the quantiser refuses the model.
@@ -53,6 +57,9 @@ def quantise(
 
     if precision in ("int8", "int4"):  # int16x8 has 64-bit biases
         payload = with_room(payload, ranges or {})
+    absorbs = precision == "int8" and ranges is not None and bool(kernels)
+    if absorbs:
+        ranges = kept_ranges(payload, ranges or {})
     recipe = recipe_manager.RecipeManager()
     _RECIPES[precision](recipe, full_integer)
     _widen(recipe, int8_outputs)
@@ -60,9 +67,10 @@ def quantise(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the quantiser keeps all tensors; that is its job
-            return _run(payload, recipe, ranges)
+            made = _run(payload, recipe, ranges)
     except Exception as error:  # the quantiser's errors share no base class
         raise ConversionError(f"ai-edge-quantizer: {_brief(error)}") from error
+    return without_left_floats(made, ranges or {}, kernels) if absorbs else made
 
 
 def _run(payload: bytes, recipe: Any, ranges: Ranges | None) -> bytes:

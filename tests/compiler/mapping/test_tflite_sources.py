@@ -288,14 +288,37 @@ def test_operators_that_no_quantiser_takes_are_written_out(tmp_path: Path) -> No
     assert facts["ops"] == {"total": 7, "accelerated": 7}
 
 
+def test_what_only_moves_values_is_made_integer(tmp_path: Path) -> None:
+    network = Network()
+    made = network.input([1, 4, 4, 8], "float32")
+    steps: list[tuple[str, list[int], list[int], Any]] = [
+        ("DEPTH_TO_SPACE", [], [1, 8, 8, 2], options("DepthToSpace", blockSize=2)),
+        ("REVERSE_V2", [network.tensor("back", **ints([1]))], [1, 8, 8, 2], None),
+        ("TILE", [network.tensor("times", **ints([1, 1, 2, 1]))], [1, 8, 16, 2], None),
+        ("REDUCE_MAX", [network.tensor("of", **ints([2]))], [1, 8, 2], None),
+    ]
+    for op, more, shape, how in steps:
+        made = network.op(op, [made, *more], network.tensor(op, shape, "float32"), how)
+    images = np.random.default_rng(0).uniform(-2, 2, (128, 4, 4, 8)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", inputs=images)
+
+    facts = _compiled(
+        network.bytes(made), tmp_path, "coral-edgetpu", calibration=str(tmp_path / "data.npz")
+    )
+
+    assert facts["ops"] == {"total": 4, "accelerated": 4}
+    assert any("DEPTH_TO_SPACE and REVERSE_V2 written out" in note for note in facts["notes"])
+
+
 def test_what_stays_float_is_told_by_name_with_the_way_out(tmp_path: Path) -> None:
     network = Network()
     source = network.input([1, 4], "float32")
-    made = network.op("ELU", [source], network.tensor("out", [1, 4], "float32"))
+    axis = network.tensor("axis", [], "int32", 1)
+    made = network.op("CUMSUM", [source, axis], network.tensor("out", [1, 4], "float32"))
     np.savez(tmp_path / "data.npz", inputs=np.eye(4, dtype=np.float32))
 
     with pytest.raises(
-        AssertionError, match=r"ELU \(output of shape \[1, 4\]\) would stay float. R"
+        AssertionError, match=r"CUMSUM \(output of shape \[1, 4\]\) would stay float. R"
     ):
         _compiled(
             network.bytes(made), tmp_path, "cortex-m7", calibration=str(tmp_path / "data.npz")

@@ -19,6 +19,7 @@ from edgec_compiler.variants import make_variant
 from edgec_hardware_profiles import load
 
 FLOAT = {"ABS", "LEAKY_RELU", "MINIMUM", "NEG", "PRELU", "RELU6", "SQUARE"}  # once quantised
+CORAL = {"DEPTH_TO_SPACE", "DIV", "ELU", "LOG", "REVERSE_V2"}
 pytestmark = pytest.mark.xdist_group("compiles")
 
 
@@ -76,9 +77,9 @@ def test_operators_written_out_compute_what_they_did(curved: Forms) -> None:
 @pytest.mark.parametrize(
     ("target", "ops"),
     [
-        ("coral-edgetpu", {"GELU", "HARD_SWISH", *FLOAT}),
+        ("coral-edgetpu", {"GELU", "HARD_SWISH", *CORAL, *FLOAT}),
         ("cortex-m7", {"GELU", *FLOAT}),
-        ("ethos-u55-128", FLOAT),
+        ("ethos-u55-128", {"DEPTH_TO_SPACE", "DIV", *FLOAT}),
         ("rpi4", set()),
     ],
 )
