@@ -251,6 +251,18 @@ CASES: dict[str, tuple[str, nn.Module, tuple[int, ...], list[str]]] = {
         ROWS,
         ["conv_transpose1d", "slice"],
     ),
+    "a softmax over channels": (
+        "move-softmax-axes",
+        nn.Softmax(1),
+        IMAGE,
+        ["permute", "softmax", "permute"],
+    ),
+    "the logarithm of one over the axis before the last": (
+        "move-softmax-axes",
+        nn.LogSoftmax(-2),
+        ROWS,
+        ["permute", "log_softmax", "permute"],
+    ),
     "minus infinity where a mask is": (
         "bound-masks",
         Holder(lambda x: x.masked_fill(CAUSAL, -math.inf).softmax(-1)),

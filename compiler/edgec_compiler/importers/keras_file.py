@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from edgec_compiler.errors import MissingExtraError, ModelFileError, UsageError
+from edgec_compiler.importers.batch_axes import Rows, lacking, notes_on, with_axis
 from edgec_compiler.importers.keras_config import MEMBERS, WAY_OUT, read_config
 from edgec_compiler.importers.keras_words import Config
 from edgec_compiler.importers.shapes import Shapes, fixed_shape, refuse_unknown
@@ -41,17 +42,19 @@ def import_keras(path: Path, kind: str, shapes: Shapes) -> SourceModel:
     example, inputs = _inputs(model, shapes)
     module = _Positional(model).eval()
     outputs = _outputs(module, example, model)
+    places = lacking(inputs, outputs)
     payload = path.read_bytes()
     return SourceModel(
         format="keras",
         name=path.stem,
         sha256=hashlib.sha256(payload).hexdigest(),
         size_bytes=len(payload),
-        inputs=inputs,
-        outputs=outputs,
+        inputs=with_axis(inputs, places.inputs),
+        outputs=with_axis(outputs, places.outputs),
         operators=_operators(model),
-        module=module,
+        module=Rows(module, places) if any(places) else module,
         payload=None,
+        notes=notes_on(inputs, outputs, places),
         channels_last=_is_channels_last(model),
     )
 

@@ -1,7 +1,7 @@
 """Reads an ONNX file into checked, plain values: what may be wrong with the file is found here."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from edgec_compiler.importers.onnx_external import (
     external_sizes,
 )
 from edgec_compiler.importers.onnx_order import put_in_order
-from edgec_compiler.importers.shapes import Shapes, fixed_shape, refuse_unknown
+from edgec_compiler.importers.shapes import Shapes, fixed_shape, named_sizes, refuse_unknown
 from edgec_compiler.source import Operator
 from edgec_runtime.session import ModelTensor
 
@@ -110,10 +110,17 @@ def inputs_of(model: onnx.ModelProto, shapes: Shapes) -> tuple[ModelTensor, ...]
     known = {tensor.name for tensor in model.graph.initializer}
     declared = [value for value in model.graph.input if value.name not in known]
     refuse_unknown(shapes, [value.name for value in declared])
-    return tuple(_input(value, shapes) for value in declared)
+    sizes = named_sizes({value.name: _dims(value) for value in declared}, shapes)
+    return tuple(_input(value, shapes, sizes) for value in declared)
 
 
-def _input(value: onnx.ValueInfoProto, shapes: Shapes) -> ModelTensor:
+def _dims(value: onnx.ValueInfoProto) -> list[int | str | None]:
+    """Return the declared shape of `value`: sizes, names of free axes, and None for others."""
+    dims = value.type.tensor_type.shape.dim
+    return [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims]
+
+
+def _input(value: onnx.ValueInfoProto, shapes: Shapes, sizes: Mapping[str, int]) -> ModelTensor:
     if not value.type.HasField("tensor_type"):
         raise ModelFileError(f"input '{value.name}' is not a tensor, which is not supported")
     tensor = value.type.tensor_type
@@ -124,10 +131,8 @@ def _input(value: onnx.ValueInfoProto, shapes: Shapes) -> ModelTensor:
         if value.name not in shapes:
             raise ModelFileError(f"input '{value.name}' has no shape: give it with --shape")
         return ModelTensor(value.name, dtype.name, shapes[value.name])
-    dims = [
-        d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim
-    ]
-    return ModelTensor(value.name, dtype.name, fixed_shape(value.name, dims, shapes))
+    fixed = fixed_shape(value.name, _dims(value), shapes, sizes)
+    return ModelTensor(value.name, dtype.name, fixed)
 
 
 def with_shapes(model: onnx.ModelProto, inputs: tuple[ModelTensor, ...]) -> bytes:

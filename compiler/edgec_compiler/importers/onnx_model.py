@@ -36,6 +36,8 @@ def import_onnx(path: Path, shapes: Shapes) -> SourceModel:
     module, outputs = build_module(real, example)
     batched = with_batch_axis(model, inputs, outputs)
     if batched is not None:
+        inputs = batched.inputs
+        example = dict(zip((one.name for one in inputs), example_of(inputs), strict=True))
         module, outputs = build_module(_of_reals(batched.model)[0], example)
         payload = onnx_file.with_shapes(with_fixed_rows(batched.model), inputs)
     return SourceModel(

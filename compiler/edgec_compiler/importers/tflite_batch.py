@@ -1,8 +1,6 @@
 """Gives the ends of a TFLite model without a batch axis one, so that devices can serve it in rows.
 
-Audio models often take a bare waveform, and detectors give bare lists of boxes. Mended: outputs
-without the axis where all inputs have it, and inputs without it where all outputs have. Left alone:
-models for batches of more than one.
+Left alone: ends of free shape, and outputs that no operator makes.
 """
 
 import copy
@@ -13,6 +11,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from edgec_compiler import tflite
+from edgec_compiler.importers.batch_axes import Places, lacking, notes_on
 from edgec_compiler.importers.tflite_reshapes import make_reshape
 from edgec_runtime.session import ModelTensor
 
@@ -28,28 +27,22 @@ def add_batch_axes(
         outputs: likewise.
     """
     graph = model.subgraphs[0]
-    batched = [tensor.shape[:1] == (1,) for tensor in inputs]
-    if all(batched):
-        lacking = [i for i, one in enumerate(outputs) if one.shape[:1] != (1,) and _fixed(one)]
-        made = {int(i) for operator in graph.operators for i in tflite.given(operator.outputs)}
-        lacking = [i for i in lacking if int(graph.outputs[i]) in made]
-        for index in lacking:
-            _at_output(model, graph, index, [1, *outputs[index].shape])
-        return tuple(_note("output", outputs[index]) for index in lacking)
-    if any(batched) or not all(map(_fixed, inputs)) or any(o.shape[:1] != (1,) for o in outputs):
+    made = {int(i) for operator in graph.operators for i in tflite.given(operator.outputs)}
+    found = lacking(inputs, outputs)
+    made_here = tuple(place for place in found.outputs if int(graph.outputs[place]) in made)
+    places = Places(found.inputs, made_here)
+    ends = [inputs[place] for place in places.inputs] + [outputs[place] for place in made_here]
+    if not all(map(_fixed, ends)):
         return ()
-    for index, tensor in enumerate(inputs):
-        _at_input(model, graph, index, list(tensor.shape))
-    return tuple(_note("input", tensor) for tensor in inputs)
+    for place in places.inputs:
+        _at_input(model, graph, place, list(inputs[place].shape))
+    for place in places.outputs:
+        _at_output(model, graph, place, [1, *outputs[place].shape])
+    return notes_on(inputs, outputs, places)
 
 
 def _fixed(tensor: ModelTensor) -> bool:
     return all(size > 0 for size in tensor.shape)
-
-
-def _note(kind: str, tensor: ModelTensor) -> str:
-    shape = [1, *tensor.shape]
-    return f"{kind} '{tensor.name}' has no batch axis: it gets one, and is {shape}"
 
 
 def _at_output(model: tflite.Flatbuffer, graph: Any, index: int, shape: list[int]) -> None:

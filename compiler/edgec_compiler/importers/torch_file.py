@@ -5,7 +5,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from edgec_compiler.errors import CompilerError, ModelFileError
+from edgec_compiler.importers.batch_axes import Rows, lacking, notes_on, with_axis
 from edgec_compiler.importers.python_file import load_function, where
-from edgec_compiler.importers.shapes import Shapes, fixed_shape, refuse_unknown
+from edgec_compiler.importers.shapes import Shapes, fixed_shape, named_sizes, refuse_unknown
 from edgec_compiler.importers.sniff import ZIP_ERRORS, pickled_message
 from edgec_compiler.source import Operator, SourceModel
 from edgec_runtime.session import ModelTensor
@@ -44,7 +45,9 @@ def import_program(path: Path, shapes: Shapes) -> SourceModel:
     names = [str(name) for name in program.graph_signature.user_inputs]
     placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     refuse_unknown(shapes, names)
-    example = [_example(name, placeholders[name].meta["val"], shapes) for name in names]
+    values = {name: placeholders[name].meta["val"] for name in names}
+    sizes = named_sizes({name: _declared(name, value) for name, value in values.items()}, shapes)
+    example = [_example(name, value, shapes, sizes) for name, value in values.items()]
     digest = hashlib.sha256(payload).hexdigest()
     module = Flat(program.module(check_guards=False), program.call_spec.in_spec)
     return describe(module, example, names, path.stem, digest, len(payload))
@@ -137,17 +140,22 @@ def describe(
             "the module must return tensors: one, or a tuple, list or dict of them; got "
             f"{', '.join(sorted({type(one).__name__ for one in results})) or 'nothing'}"
         )
-    outputs = _output_names(made, len(results))
+    names_made = _output_names(made, len(results))
+    inputs = tuple(_tensor(n, x) for n, x in zip(names, example, strict=True))
+    outputs = tuple(_tensor(n, x) for n, x in zip(names_made, results, strict=True))
+    places = lacking(inputs, outputs)
+    rows = program.module(check_guards=False)
     return SourceModel(
         format="torch",
         name=name,
         sha256=sha256,
         size_bytes=size,
-        inputs=tuple(_tensor(n, x) for n, x in zip(names, example, strict=True)),
-        outputs=tuple(_tensor(n, x) for n, x in zip(outputs, results, strict=True)),
+        inputs=with_axis(inputs, places.inputs),
+        outputs=with_axis(outputs, places.outputs),
         operators=_operators(program),
-        module=program.module(check_guards=False),
+        module=Rows(rows, places) if any(places) else rows,
         payload=None,
+        notes=notes_on(inputs, outputs, places),
     )
 
 
@@ -203,11 +211,14 @@ def _tensor(name: str, value: torch.Tensor) -> ModelTensor:
     return ModelTensor(name, str(value.dtype).removeprefix("torch."), tuple(value.shape))
 
 
-def _example(name: str, value: Any, shapes: Shapes) -> torch.Tensor:
+def _declared(name: str, value: Any) -> list[int | str | None]:
     if not isinstance(value, torch.Tensor):
         raise ModelFileError(f"input '{name}' is {type(value).__name__}, not a tensor")
-    declared: Sequence[int | str] = [s if isinstance(s, int) else str(s) for s in value.shape]
-    shape = fixed_shape(name, declared, shapes)
+    return [size if isinstance(size, int) else str(size) for size in value.shape]
+
+
+def _example(name: str, value: Any, shapes: Shapes, sizes: Mapping[str, int]) -> torch.Tensor:
+    shape = fixed_shape(name, _declared(name, value), shapes, sizes)
     if value.is_floating_point():
         return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(value.dtype)
     return torch.zeros(shape, dtype=value.dtype)

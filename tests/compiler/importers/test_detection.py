@@ -96,6 +96,8 @@ def test_values_under_boxes_are_pooled_by_one_operator(
     _, form = _form(source)
 
     assert "RoiAlign" in [one.op_type for one in form.graph.node]
+    assert len(source.notes) == 3  # both images and all boxes are one row
+    given = {name: value[None] for name, value in given.items()}
     (wanted,) = onnxruntime.InferenceSession(source.payload).run(None, given)
     (found,) = onnxruntime.InferenceSession(serialise(form)).run(None, given)
     np.testing.assert_allclose(found, wanted, atol=1e-5)

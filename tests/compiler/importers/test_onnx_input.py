@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -312,3 +313,36 @@ def test_a_graph_that_asks_for_too_much_memory_is_refused(tmp_path: Path) -> Non
 
     with pytest.raises(ModelFileError, match="more memory than there is"):
         import_model(str(tmp_path / "m.onnx"), {})
+
+
+def test_state_and_rate_get_a_batch_axis_and_axes_of_one_name_one_size(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["level"], axes=[1]),
+        helper.make_node("Cast", ["rate"], ["scale"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["level", "scale"], ["scaled"]),
+        helper.make_node("Add", ["state", "scaled"], ["next"]),
+        helper.make_node("ReduceSum", ["next"], ["y"], keepdims=1),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", "samples"]),
+        helper.make_tensor_value_info("state", TensorProto.FLOAT, [2, "batch", 4]),
+        helper.make_tensor_value_info("window", TensorProto.FLOAT, ["batch", "samples"]),
+        helper.make_tensor_value_info("rate", TensorProto.INT64, []),
+    ]
+    nodes.insert(0, helper.make_node("Mul", ["sound", "window"], ["x"]))
+    inputs[0].name = "sound"
+    outputs = [_value("y", (1, 1, 1)), _value("next", (2, 1, 4))]
+    graph = helper.make_graph(nodes, "g", inputs, outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 12)], ir_version=8)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+
+    source = import_model(str(tmp_path / "m.onnx"), {"sound": (1, 8)})
+
+    assert [one.shape for one in source.inputs] == [(1, 8), (1, 2, 1, 4), (1, 8), (1,)]
+    assert [one.shape for one in source.outputs] == [(1, 1, 1), (1, 2, 1, 4)]
+    example = source.example()
+    feeds = {one.name: x.numpy() for one, x in zip(source.inputs, example, strict=True)}
+    wanted = onnxruntime.InferenceSession(source.payload).run(None, feeds)
+    assert source.module is not None
+    for found, right in zip(source.module(*example), wanted, strict=True):
+        np.testing.assert_allclose(found.numpy(), right, rtol=1e-5)

@@ -154,3 +154,33 @@ def test_an_error_in_a_factory_is_told_with_its_line(tmp_path: Path) -> None:
 
     with pytest.raises(ModelFileError, match=r"net\.py:make fails: .*net\.py:2: ValueError: "):
         import_factory(file, "make", {})
+
+
+class Reader(nn.Module):
+    """A recurrent model as they are written: time first, and layers first in its state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells, self.head = nn.LSTM(4, 5, num_layers=2), nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor, state: torch.Tensor, memory: torch.Tensor) -> Any:
+        made, (state, memory) = self.cells(x.squeeze(1).permute(2, 0, 1), (state, memory))
+        return self.head(made), state, memory
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes")  # torch on its own LSTM
+def test_time_and_state_that_come_first_get_a_batch_axis_before_them(tmp_path: Path) -> None:
+    inputs = (torch.rand(1, 1, 4, 6), torch.rand(2, 1, 5), torch.rand(2, 1, 5))
+    module = Reader().eval()
+
+    source = import_model(_export(tmp_path / "m.pt2", module, *inputs), {})
+
+    state = (1, 2, 1, 5)
+    assert [one.shape for one in source.inputs] == [(1, 1, 4, 6), state, state]
+    assert [one.shape for one in source.outputs] == [(1, 6, 1, 3), state, state]
+    assert source.notes[0] == "input 'state' has no batch axis: it gets one, and is [1, 2, 1, 5]"
+    assert source.module is not None
+    with torch.no_grad():
+        made = source.module(inputs[0], inputs[1][None], inputs[2][None])
+        for found, wanted in zip(made, module(*inputs), strict=True):
+            torch.testing.assert_close(found, wanted[None])
