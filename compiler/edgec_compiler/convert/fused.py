@@ -1,8 +1,9 @@
 """Operators of a float TFLite model that its converter wrote out, as the one that kernels know.
 
 ELU                x where x > 0, exp(x) - 1 elsewhere.
-L2_NORMALIZATION   x * rsqrt(max(sum(x^2), c)) over the last axis, c below the square of the 1e-6
-                   that the operator has; `passes/curves.py` brings norms into this form.
+L2_NORMALIZATION   x * rsqrt(max(sum(x^2), c)) over the last axis, or with c added or left out; c
+                   is below the square of the 1e-6 that the operator has. `passes/curves.py` brings
+                   norms into this form.
 
 Left alone: other thresholds, and parts that something else reads, but x itself.
 """
@@ -110,10 +111,12 @@ def _norm(seen: _Graph, operator: Any) -> int | None:
         return None
     x, scale = (int(index) for index in operator.inputs)
     parts = seen.maker(scale, "RSQRT")
-    limited = None if parts is None else seen.maker(_unshaped(seen, parts[0]), "MAXIMUM")
-    if limited is None:
+    if parts is None:
         return None
-    total, least = seen.maker(_unshaped(seen, limited[0]), "SUM"), seen.number(limited[1])
+    inner = _unshaped(seen, parts[0])
+    limited = seen.maker(inner, "MAXIMUM", "ADD")  # a constant is the second that these read
+    least = 0.0 if limited is None else seen.number(limited[1])
+    total = seen.maker(inner if limited is None else _unshaped(seen, limited[0]), "SUM")
     square = None if total is None else seen.maker(total[0], "MUL")
     if total is None or square != [x, x] or least is None or least > _LEAST:
         return None

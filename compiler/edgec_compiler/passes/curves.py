@@ -10,7 +10,8 @@ log-sigmoid  -softplus(-x).
 mish         x * (1 - w) / (1 + w) with w = sigmoid(-x)^2, as tanh(softplus(x)) is
              ((1 + e^x)^2 - 1) / ((1 + e^x)^2 + 1) and sigmoid(-x) is 1 / (1 + e^x).
 x / sqrt(y)  becomes x * rsqrt(y).
-norm         x / max(|x|, eps) over one axis becomes x * rsqrt(max(sum(x^2), eps^2)).
+norm         x / max(|x|, eps) over one axis, |x| written out or not, becomes
+             x * rsqrt(max(sum(x^2), eps^2)).
 Left alone: what is not a float, softplus with another beta than 1, norms of another order than 2.
 """
 
@@ -173,20 +174,39 @@ def _norm(graph: fx.GraphModule, node: Any) -> tuple[Any, int, float] | None:
     x, below = node.args
     while is_call(below, _A.expand.default, _A.expand_as.default):
         below = below.args[0]
-    eps = 0.0
-    if is_call(below, _A.clamp_min.default, _A.clamp.default) and len(below.args) == 2:
-        least = number_of(graph, below.args[1])
-        below, eps = below.args[0], -1.0 if least is None else least
+    eps: float | None = 0.0
+    if is_call(below, _A.clamp_min.default, _A.clamp.default, _A.maximum.default):
+        if len(below.args) != 2:
+            return None
+        below, eps = below.args[0], number_of(graph, below.args[1])
+    axis = _norm_axis(graph, below, x)
+    return None if axis is None or eps is None or eps < 0 else (x, axis, eps)
+
+
+def _norm_axis(graph: fx.GraphModule, node: Any, x: Any) -> int | None:
+    """Return the axis if `node` is |x| over one axis, which is kept, or its square's root."""
     shape = shape_of(x)
-    if not is_call(below, *_NORMS) or below.kwargs or below.args[0] is not x:
+    if shape is None:
         return None
-    if shape is None or eps < 0:
+    given: tuple[Any, ...] = ()
+    if is_call(node, *_NORMS) and not node.kwargs and len(node.args) == 4:
+        given = node.args if node.args[1] in (2, 2.0) else ()
+        given = (*given[:1], *given[2:])
+    elif is_call(node, _A.sqrt.default) and is_call(node.args[0], _A.sum.dim_IntList):
+        total: Any = node.args[0]
+        given = (_squared(graph, total.args[0]), *total.args[1:])
+    if len(given) != 3 or given[0] is not x or given[2] is not True:
         return None
-    order, axes, keep = (*below.args[1:], 2, None, False)[:3] if len(below.args) > 1 else (2, 0, 0)
-    axes = [axes] if isinstance(axes, int) else axes
-    if order not in (2, 2.0) or keep is not True or not axes or len(axes) != 1:
-        return None
-    return x, axes[0] % len(shape), eps
+    axes = [given[1]] if isinstance(given[1], int) else list(given[1] or ())
+    return axes[0] % len(shape) if len(axes) == 1 else None
+
+
+def _squared(graph: fx.GraphModule, node: Any) -> Any:
+    """Return y if `node` is y * y or y to the power of 2."""
+    if is_call(node, _A.pow.Tensor_Scalar, _A.pow.Tensor_Tensor):
+        return node.args[0] if number_of(graph, node.args[1]) == 2 else None
+    same = is_call(node, _A.mul.Tensor) and node.args[0] is node.args[1]
+    return node.args[0] if same else None
 
 
 def _normalised(graph: fx.GraphModule, node: fx.Node) -> fx.Node:

@@ -38,14 +38,24 @@ class Between(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Like a face or speaker model: an embedding of length 1."""
+    """Like a face or speaker model: an embedding of length 1, as `normalise` makes it."""
 
-    def __init__(self) -> None:
+    def __init__(self, normalise: Function) -> None:
         super().__init__()
         self.first, self.last = nn.Conv2d(3, 16, 3), nn.Linear(16, 32)
+        self.normalise = normalise
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.normalize(self.last(self.first(x).relu().mean((2, 3))))
+        return self.normalise(self.last(self.first(x).relu().mean((2, 3))))
+
+
+# As torch has it, as ONNX writes it out, and as people do.
+NORMS: dict[str, Function] = {
+    "torch": functional.normalize,
+    "onnx": lambda x: x / (x * x).sum(1, keepdim=True).sqrt().clamp(1e-12).expand(x.shape),
+    "plain": lambda x: x / x.norm(dim=1, keepdim=True),
+    "root": lambda x: x * torch.rsqrt(x.square().sum(1, keepdim=True)),
+}
 
 
 def _positive(x: torch.Tensor) -> torch.Tensor:
@@ -126,9 +136,10 @@ def test_a_target_of_integers_computes_it_in_integers(
         assert off < 0.06 * spread, f"function {place // EACH}"
 
 
-def test_an_embedding_of_length_one_is_normalised_by_one_operator() -> None:
+@pytest.mark.parametrize("name", NORMS)
+def test_an_embedding_of_length_one_is_normalised_by_one_operator(name: str) -> None:
     torch.manual_seed(0)
-    forms, profile = forms_of(Embedding()), load("coral-edgetpu")
+    forms, profile = forms_of(Embedding(NORMS[name])), load("coral-edgetpu")
 
     made = make_variant(forms, profile, "tflite", Recipe("int8"))
 
