@@ -85,8 +85,8 @@ def device_formats() -> tuple[str, ...]:
     """Return the formats that this machine should tell a server it applies.
 
     All need less than 32 MiB, and little time; but ``tensor`` only with `edgec-accel`. Without it
-    numpy reads such patches too, in 64 MiB and about a second for each megabyte of int8 weights:
-    a device that would rather wait than pay for bytes may add it.
+    numpy reads such patches too, in 64 MiB and about half a second for each megabyte of int8
+    weights: a device that would rather wait than pay for bytes may add it.
     """
     return tuple(name for name in FORMATS if is_compiled() or name != TENSOR.name)
 

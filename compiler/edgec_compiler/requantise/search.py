@@ -21,7 +21,7 @@ _LEAST, _MOST = 2.0**-10, 2.0**20  # of lambda
 _STRIDE = 8.0  # between the first prices tried
 _HALVINGS = 3  # of the stride between the last that was good enough and the first that was not
 _CONFIDENCE = 0.5  # standard errors by which the budget must be kept
-_USUAL = 0.9  # of the samples
+_USUAL = 0.98  # of the samples
 
 
 class Model(Protocol):
@@ -153,8 +153,8 @@ def search(
 def keeps(squares: Array, ordinary: Array, budget: float) -> bool:
     """Return whether an error is at most `budget` times the ordinary one, on other samples too.
 
-    So half a standard error of margin is asked for; and that the budget is kept without the tenth
-    of the largest ordinary errors as well. A few samples that leave the calibrated ranges may make
+    So half a standard error of margin is asked for; and that the budget is kept without the largest
+    fiftieth of the ordinary errors as well. A few samples that leave the calibrated ranges may make
     most of the ordinary error, and room that other samples don't have.
 
     Args:
