@@ -251,6 +251,12 @@ CASES: dict[str, tuple[str, nn.Module, tuple[int, ...], list[str]]] = {
         ROWS,
         ["conv_transpose1d", "slice"],
     ),
+    "squares and roots of five axes": (
+        "lower-powers",
+        Holder(lambda x: x.reshape(1, 2, 2, 6, 6).square().mul(2).pow(0.5)),
+        IMAGE,
+        ["reshape", "mul", "mul", "reshape", "pow", "reshape"],
+    ),
     "a softmax over channels": (
         "move-softmax-axes",
         nn.Softmax(1),

@@ -25,6 +25,7 @@ from edgec_compiler.passes import (
     masks,
     paddings,
     pools,
+    powers,
     repeats,
     scaling,
     softmaxes,
@@ -74,6 +75,7 @@ PASSES: tuple[Pass, ...] = (
 # Behind them, for TFLite alone, whose runtimes and accelerators lack what others have.
 TFLITE_PASSES: tuple[Pass, ...] = (
     Pass("cut-transposed", transposed.cut_out, transposed.count),
+    Pass("lower-powers", powers.lower, powers.count),
     Pass("move-softmax-axes", softmaxes.move_axes, softmaxes.count),
     Pass("convolve-shuffles", channel_last.convolve_shuffles, channel_last.count_shuffles),
     Pass("write-prelus", channel_last.write_prelus, channel_last.count_prelus),
