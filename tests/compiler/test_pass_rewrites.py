@@ -48,7 +48,7 @@ def rewritten(name: str, module: nn.Module, shape: tuple[int, ...]) -> tuple[int
 
 def operators(graph: fx.GraphModule) -> list[str]:
     calls = [str(n.target) for n in graph.graph.nodes if n.op == "call_function"]
-    return [call.split(".")[1] for call in calls]
+    return [call.split(".")[1] for call in calls if "." in call]  # others only pick from several
 
 
 def cube(x: torch.Tensor) -> torch.Tensor:
@@ -79,7 +79,15 @@ def shuffled_by_views(x: torch.Tensor) -> torch.Tensor:
     return x.view(1, 2, 2, 6, 6).transpose(1, 2).contiguous().view(1, 4, 6, 6)
 
 
+def joined_rows(
+    x: torch.Tensor, one: nn.Module, other: nn.Module, scale: torch.Tensor
+) -> torch.Tensor:
+    first, _ = torch.cat([one(x), other(x)], 1).split(4, 1)
+    return F.glu(first * scale, 1)
+
+
 ROOT = math.sqrt(2 / math.pi)
+ENDLESS, FRAMES = nn.Conv1d(3, 3, 3, padding=2), torch.rand(4, 8) + 0.5
 CONV = nn.Conv2d(4, 5, 3)
 SCALE, SHIFT = torch.rand(1, 5, 1, 1) + 0.5, torch.randn(5, 1, 1)
 BEFORE = torch.rand(1, 4, 1, 1) + 0.5
@@ -115,6 +123,42 @@ CASES: dict[str, tuple[str, nn.Module, tuple[int, ...], list[str]]] = {
         ["hardsigmoid"],
     ),
     "softmax": ("fuse-softmax", Holder(written_softmax), ROWS, ["softmax"]),
+    "maxima of a wanted size": (
+        "window-maxima",
+        Holder(lambda x: F.adaptive_max_pool2d(x, 3)),
+        IMAGE,
+        ["max_pool2d"],
+    ),
+    "a causal convolution and its shortcut": (
+        "rows-as-images",
+        Holder(lambda x, conv: F.relu(conv(F.pad(x, (2, 0)))) + x, nn.Conv1d(3, 3, 3)),
+        ROWS,
+        ["pad", "reshape", "conv2d", "relu", "reshape", "add", "reshape"],
+    ),
+    "a convolution whose end is cut off": (
+        "rows-as-images",
+        Holder(lambda x, conv: conv(x)[:, :, :-2].mean(-1, keepdim=True), ENDLESS),
+        ROWS,
+        ["reshape", "conv2d", "slice", "mean", "reshape"],
+    ),
+    "convolutions that are joined, split, and gated": (
+        "rows-as-images",
+        Holder(joined_rows, nn.Conv1d(3, 4, 3, padding="same"), nn.Conv1d(3, 4, 1), FRAMES),
+        ROWS,
+        ["reshape", "conv2d", "reshape", "conv2d", "cat", "split", "mul", "glu", "reshape"],
+    ),
+    "pools of rows": (
+        "rows-as-images",
+        Holder(lambda x: F.avg_pool1d(F.max_pool1d(x, 3, 1, 1), 2)),
+        ROWS,
+        ["reshape", "max_pool2d", "avg_pool2d", "reshape"],
+    ),
+    "rows that are widened": (
+        "rows-as-images",
+        Holder(lambda x, conv: torch.tanh(conv(x)), nn.ConvTranspose1d(3, 2, 4, 2, 1)),
+        ROWS,
+        ["reshape", "conv_transpose2d", "tanh", "reshape"],
+    ),
     "layer norm": (
         "fuse-layer-norm",
         Holder(written_norm, torch.rand(8), torch.randn(8)),
@@ -314,6 +358,12 @@ def test_a_pass_rewrites_the_form_and_changes_no_value(
 
 PADDED = nn.Conv2d(4, 5, 3, padding=1)
 ALONE: dict[str, tuple[str, nn.Module, tuple[int, ...]]] = {
+    "rows that no layer reads": ("rows-as-images", Holder(lambda x: F.pad(x, (2, 0))), ROWS),
+    "maxima of windows of two sizes": (
+        "window-maxima",
+        Holder(lambda x: F.adaptive_max_pool2d(x, 4)),
+        IMAGE,
+    ),
     "a transposed convolution of as much padding on all sides": (
         "cut-transposed",
         nn.ConvTranspose2d(4, 5, 4, stride=2, padding=1),

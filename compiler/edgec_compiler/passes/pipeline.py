@@ -27,6 +27,7 @@ from edgec_compiler.passes import (
     pools,
     powers,
     repeats,
+    rows,
     scaling,
     softmaxes,
     transposed,
@@ -63,6 +64,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("resize-by-repeat", repeats.resize, repeats.count),
     Pass("merge-transposes", transposes.merge, transposes.count),
     Pass("reduce-by-pool", pools.reduce_by_pool, pools.count_reductions),
+    Pass("window-maxima", pools.window_maxima, pools.count_adaptive_maxima),
     Pass("fold-padding", paddings.fold, paddings.count),
     Pass("fold-batch-norm", batch_norm.fold, batch_norm.count),
     Pass("fold-scales", scaling.fold, scaling.count),
@@ -74,6 +76,7 @@ PASSES: tuple[Pass, ...] = (
 
 # Behind them, for TFLite alone, whose runtimes and accelerators lack what others have.
 TFLITE_PASSES: tuple[Pass, ...] = (
+    Pass("rows-as-images", rows.lift, rows.count),
     Pass("cut-transposed", transposed.cut_out, transposed.count),
     Pass("lower-powers", powers.lower, powers.count),
     Pass("move-softmax-axes", softmaxes.move_axes, softmaxes.count),

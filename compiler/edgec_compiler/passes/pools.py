@@ -2,11 +2,14 @@
 
 mean-to-pool  the mean over the two spatial axes of [N, C, H, W] becomes an average pool, the
               largest value a maximum pool: in channel-last layout no transpose is then needed.
+adaptive-max   a maximum pool that is told its output's size becomes one that is told its window,
+              where equal windows make that size: converters know no other.
 zero-padded-max  a maximum pool that pads, over values that are never negative, pads with zeros
               first: the same maxima, and integer accelerators pad with nothing else.
-Left alone: other axes, and maxima of values that may be negative.
+Left alone: other axes, windows of several sizes, and maxima of values that may be negative.
 """
 
+from operator import getitem
 from typing import Any
 
 import torch
@@ -26,6 +29,11 @@ _NEVER_NEGATIVE = (
     _A.abs.default,
     _A.exp.default,
 )
+_MAXIMA = {
+    _A.adaptive_max_pool1d.default: _A.max_pool1d.default,
+    _A.adaptive_max_pool2d.default: _A.max_pool2d.default,
+    _A.adaptive_max_pool3d.default: _A.max_pool3d.default,
+}
 _LIMITED = (_A.clamp.default, _A.hardtanh.default)
 _PASSING = (_A.max_pool2d.default, _A.avg_pool2d.default, _A.adaptive_avg_pool2d.default)
 
@@ -61,6 +69,34 @@ def _is_spatial(node: Any) -> bool:
     if not getattr(node.meta.get("dtype"), "is_floating_point", False):
         return False  # no runtime pools integers
     return shape is not None and len(shape) == 4 and sorted(a % 4 for a in axes) == [2, 3]
+
+
+def window_maxima(graph: fx.GraphModule) -> int:
+    """Rewrite maximum pools with a wanted size in place; return how many got a window."""
+    found = [node for node in graph.graph.nodes if _window_of(node) is not None]
+    for node in found:
+        pool: Any = node.args[0]
+        target, window = _MAXIMA[pool.target], _window_of(node)
+        replace(node, call(graph, node, target, (pool.args[0], window, window)))
+        graph.graph.erase_node(node)
+    return len(found)
+
+
+def count_adaptive_maxima(graph: fx.GraphModule) -> int:
+    """Return how many maximum pools are told a size that equal windows make."""
+    return sum(_window_of(node) is not None for node in graph.graph.nodes)
+
+
+def _window_of(node: Any) -> list[int] | None:
+    """Return the window of the maxima that `node` takes from an adaptive pool, if all are alike."""
+    if node.target is not getitem or node.args[1] != 0 or not is_call(node.args[0], *_MAXIMA):
+        return None
+    x, sizes = node.args[0].args
+    wanted = _ints(sizes)
+    given = (shape_of(x) or ())[-len(wanted) :]
+    if len(given) != len(wanted) or any(a % b for a, b in zip(given, wanted, strict=True)):
+        return None
+    return [a // b for a, b in zip(given, wanted, strict=True)]
 
 
 def pad_maxima_with_zeros(graph: fx.GraphModule) -> int:

@@ -17,7 +17,7 @@ from edgec_compiler.passes.arithmetic import ADD, DIV, MUL, SUB, call
 from edgec_compiler.passes.graph import held, hold, is_call, replace, shape_of
 
 _A = torch.ops.aten
-_UNARY = (
+UNARY = (
     _A.relu.default,
     _A.relu6.default,
     _A.sigmoid.default,
@@ -40,7 +40,7 @@ _UNARY = (
 )
 _LAST_TWO = (_A.mT.default, _A.t.default)
 _TO_NCHW, _TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
-_BINARY = (*MUL, *ADD, *SUB, *DIV, _A.maximum.default, _A.minimum.default)
+BINARY = (*MUL, *ADD, *SUB, *DIV, _A.maximum.default, _A.minimum.default)
 
 
 def merge(graph: fx.GraphModule) -> int:
@@ -93,7 +93,7 @@ def _is_turned(node: fx.Node) -> bool:
     """Return whether every reader turns the value to NCHW, or does something elementwise first."""
     return bool(node.users) and all(
         order_of(user) == _TO_NCHW
-        or (is_call(user, *_UNARY, *_BINARY) and user.op != "output" and _is_turned(user))
+        or (is_call(user, *UNARY, *BINARY) and user.op != "output" and _is_turned(user))
         for user in node.users
     )
 
@@ -148,12 +148,12 @@ def _operands(node: Any) -> list[Any]:
     if is_call(node, _A.cat.default):
         parts: Any = node.args[0]
         return [*parts]
-    return [*node.args[: 2 if is_call(node, *_BINARY) else 1]]
+    return [*node.args[: 2 if is_call(node, *BINARY) else 1]]
 
 
 def _common_order(graph: fx.GraphModule, node: Any) -> list[int] | None:
     """Return the order that all of an elementwise operator's values are in, if it can be moved."""
-    if not is_call(node, *_UNARY, *_BINARY, _A.cat.default) or shape_of(node) is None:
+    if not is_call(node, *UNARY, *BINARY, _A.cat.default) or shape_of(node) is None:
         return None
     operands = _operands(node)
     moved = [one for one in operands if order_of(one) is not None]
