@@ -87,6 +87,7 @@ def joined_rows(
 
 
 ROOT = math.sqrt(2 / math.pi)
+MEAN, GAIN = torch.randn(1, 4, 1, 1), torch.rand(1, 4, 1, 1) + 0.5
 ENDLESS, FRAMES = nn.Conv1d(3, 3, 3, padding=2), torch.rand(4, 8) + 0.5
 CONV = nn.Conv2d(4, 5, 3)
 SCALE, SHIFT = torch.rand(1, 5, 1, 1) + 0.5, torch.randn(5, 1, 1)
@@ -128,6 +129,24 @@ CASES: dict[str, tuple[str, nn.Module, tuple[int, ...], list[str]]] = {
         Holder(lambda x: F.adaptive_max_pool2d(x, 3)),
         IMAGE,
         ["max_pool2d"],
+    ),
+    "batch norm as Keras writes it": (
+        "merge-scales",
+        Holder(lambda x, m, s, t: (F.relu(x) - m) * s + t, MEAN, GAIN, MEAN),
+        IMAGE,
+        ["relu", "mul", "add"],
+    ),
+    "numbers that cancel": (
+        "merge-scales",
+        Holder(lambda x: 3 - (1 - x / 4) * 2),
+        IMAGE,
+        ["mul", "add"],
+    ),
+    "a product and a sum by channel": (
+        "scales-as-layers",
+        Holder(lambda x, s, t: F.relu(x) * s + t, GAIN, MEAN),
+        IMAGE,
+        ["relu", "conv2d"],
     ),
     "a causal convolution and its shortcut": (
         "rows-as-images",
@@ -358,6 +377,17 @@ def test_a_pass_rewrites_the_form_and_changes_no_value(
 
 PADDED = nn.Conv2d(4, 5, 3, padding=1)
 ALONE: dict[str, tuple[str, nn.Module, tuple[int, ...]]] = {
+    "a chain that is as short as can be": ("merge-scales", Holder(lambda x: x * 2 + 1), IMAGE),
+    "a chain that something else reads within": (
+        "merge-scales",
+        Holder(lambda x: ((y := (x - 1) * 2) + 3) * y),
+        IMAGE,
+    ),
+    "a sum that differs within a channel": (
+        "scales-as-layers",
+        Holder(lambda x, t: x * 2 + t, torch.rand(6, 6)),
+        IMAGE,
+    ),
     "rows that no layer reads": ("rows-as-images", Holder(lambda x: F.pad(x, (2, 0))), ROWS),
     "maxima of windows of two sizes": (
         "window-maxima",

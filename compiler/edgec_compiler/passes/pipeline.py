@@ -16,6 +16,7 @@ from torch import fx
 
 from edgec_compiler.errors import PassError
 from edgec_compiler.passes import (
+    affine,
     batch_norm,
     channel_last,
     constants,
@@ -67,6 +68,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("window-maxima", pools.window_maxima, pools.count_adaptive_maxima),
     Pass("fold-padding", paddings.fold, paddings.count),
     Pass("fold-batch-norm", batch_norm.fold, batch_norm.count),
+    Pass("merge-scales", affine.merge, affine.count),
     Pass("fold-scales", scaling.fold, scaling.count),
     Pass("fold-batch-norm-again", batch_norm.fold, batch_norm.count),
     Pass("fold-constants-again", constants.fold, constants.count),
@@ -77,6 +79,7 @@ PASSES: tuple[Pass, ...] = (
 # Behind them, for TFLite alone, whose runtimes and accelerators lack what others have.
 TFLITE_PASSES: tuple[Pass, ...] = (
     Pass("rows-as-images", rows.lift, rows.count),
+    Pass("scales-as-layers", affine.as_layers, affine.count_by_channel),
     Pass("cut-transposed", transposed.cut_out, transposed.count),
     Pass("lower-powers", powers.lower, powers.count),
     Pass("move-softmax-axes", softmaxes.move_axes, softmaxes.count),

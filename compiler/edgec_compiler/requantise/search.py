@@ -19,7 +19,7 @@ from edgec_compiler.requantise.rework import Terms, rework
 _SENSITIVITY_SAMPLES = 32
 _LEAST, _MOST = 2.0**-10, 2.0**20  # of lambda
 _STRIDE = 8.0  # between the first prices tried
-_HALVINGS = 3  # of the stride between the last that was good enough and the first that was not
+_HALVINGS = 4  # of the stride between the last that was good enough and the first that was not
 _CONFIDENCE = 0.5  # standard errors by which the budget must be kept
 _USUAL = 0.98  # of the samples
 
