@@ -80,7 +80,7 @@ def finish(payload: bytes, source: SourceModel, *, full_integer: bool) -> bytes:
     model = tflite.parse(payload, "the converted model")
     graph = model.subgraphs[0]
     if full_integer:
-        _refuse_floats(model)
+        _refuse_floats(model, source)
         narrow_paddings(model)
         pad_with_zero_point(model)
         _set_versions(model)
@@ -122,17 +122,35 @@ def counted(operators: Sequence[str], most: int = 5) -> str:
     return ", ".join([*shown, *([f"and {left} more"] if left else [])])
 
 
-def _refuse_floats(model: tflite.Flatbuffer) -> None:
-    left = float_operators(tflite.serialise(model))
-    ends = [*model.subgraphs[0].inputs, *model.subgraphs[0].outputs]
-    types = {tflite.type_name(model.subgraphs[0].tensors[index]) for index in ends}
-    if left or types & set(_FLOATS):
-        shown = counted(left) or "an input or output of the model"
+def _refuse_floats(model: tflite.Flatbuffer, source: SourceModel) -> None:
+    left = float_operators(tflite.serialise(model)) or _float_ends(model, source)
+    if left:
         raise ConversionError(
-            f"the target executes integers only, but {shown} would stay float. Replace this in the "
-            "model, give a .tflite file that is quantised already (it keeps its quantisation), or "
-            "compile for a target with a CPU fallback"
+            f"the target executes integers only, but {counted(left)} would stay float. Replace "
+            "this in the model, give a .tflite file that is quantised already (it keeps its "
+            "quantisation), or compile for a target with a CPU fallback"
         )
+
+
+def _float_ends(model: tflite.Flatbuffer, source: SourceModel) -> tuple[str, ...]:
+    """Return the inputs and outputs that are floats, outputs with what makes them."""
+    graph = model.subgraphs[0]
+    makers = {
+        int(index): tflite.op_name(model, operator)
+        for operator in graph.operators
+        for index in operator.outputs
+    }
+    inputs = [
+        f"input {named.name}"
+        for index, named in zip(graph.inputs, source.inputs, strict=True)
+        if tflite.type_name(graph.tensors[index]) in _FLOATS
+    ]
+    outputs = [
+        f"output {named.name} (made by {makers.get(int(index), 'no operator')})"
+        for index, named in zip(graph.outputs, source.outputs, strict=True)
+        if tflite.type_name(graph.tensors[index]) in _FLOATS
+    ]
+    return (*inputs, *outputs)
 
 
 def _set_versions(model: tflite.Flatbuffer) -> None:

@@ -96,12 +96,22 @@ class _Work:
             operator.inputs = self._kept(operator.inputs)
             self._take(tflite.op_name(self._model, operator), operator)
         graph.outputs = self._kept(graph.outputs)
+        self._end_in_integers()
         graph.operators = self._made
         graph.operators = tflite.live_operators(graph)
 
     def _kept(self, indices: Any) -> Any:
         given = [] if indices is None else indices
         return np.array([self._same.get(int(i), int(i)) for i in given], np.int32)
+
+    def _end_in_integers(self) -> None:
+        """Give out the integers of an output that the quantiser made float again.
+
+        It does so where an operator that it left in float reads the output too.
+        """
+        ends = [self._stands.get(int(index), int(index)) for index in self._graph.outputs]
+        self.changed = self.changed or ends != [int(index) for index in self._graph.outputs]
+        self._graph.outputs = np.array(ends, np.int32)
 
     def _take(self, op: str, operator: Any) -> None:
         match op:

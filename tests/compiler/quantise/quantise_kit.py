@@ -37,7 +37,9 @@ def forms_of(module: nn.Module, images: np.ndarray = IMAGES, batch: int = 1) -> 
     example = torch.from_numpy(images[:batch])
     source = describe(module.eval(), [example], ["x"], "net", "0" * 64, 0)
     with torch.no_grad():
-        made = {source.outputs[0].name: module(example).numpy()}
+        given = module(example)
+    given = given if isinstance(given, tuple) else (given,)
+    made = {one.name: x.numpy() for one, x in zip(source.outputs, given, strict=True)}
     interface = interface_of(Steps(), source.inputs, made)
     samples = Samples(Data({"x": images}), "calibration", None)
     return Forms(source, interface, samples, lambda _step: None)

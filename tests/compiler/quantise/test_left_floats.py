@@ -5,11 +5,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from ai_edge_litert import schema_py_generated as schema
 from quantise_kit import IMAGES, answers, error, exact, forms_of
 from torch import nn
 from torch.nn import functional
 
 from edgec_compiler import tflite
+from edgec_compiler.convert.fixups import finish
+from edgec_compiler.errors import ConversionError
 from edgec_compiler.forms import Forms
 from edgec_compiler.quantise.kernels import int8_kernels
 from edgec_compiler.quantise.tables import curve, range_of, scale_of, table
@@ -157,6 +160,58 @@ def test_the_place_of_the_largest_is_found_among_integers() -> None:
     assert "DEQUANTIZE" not in _ops(made.payload)
     same = answers(forms, load("ethos-u85-256"), "tflite", made) == exact(forms)
     assert same.mean() > 0.9  # the others are nearly as large
+
+
+class Ends(nn.Module):
+    """A convolution over rows, and what a function makes of it: several outputs."""
+
+    def __init__(self, ends: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]) -> None:
+        super().__init__()
+        self.first, self.ends = nn.Conv1d(4, 6, 3, padding=1), ends
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.ends(self.first(x))
+
+
+@pytest.mark.parametrize(
+    ("target", "ends"),
+    [
+        ("cortex-m7", lambda y: (y, y.amax(2))),
+        ("cortex-m7", lambda y: (y.amax(2), y)),
+        ("ethos-u55-128", lambda y: (torch.logsumexp(y, 1), y)),
+    ],
+)
+def test_an_output_that_is_read_too_is_given_out_as_integers(
+    target: str, ends: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
+) -> None:
+    torch.manual_seed(0)
+    rows = np.random.default_rng(0).normal(size=(32, 4, 20)).astype(np.float32)
+    forms, profile = forms_of(Ends(ends), rows), load(target)
+
+    made = make_variant(forms, profile, "tflite", Recipe("int8"))
+
+    graph = tflite.parse(made.payload, "made").subgraphs[0]
+    assert {tflite.type_name(graph.tensors[index]) for index in graph.outputs} == {"int8"}
+    assert "float32" not in _types(made.payload)
+    assert error(answers(forms, profile, "tflite", made), exact(forms)) < 0.06
+
+
+def test_an_output_that_stays_float_is_told_with_what_makes_it() -> None:
+    torch.manual_seed(0)
+    rows = np.random.default_rng(0).normal(size=(4, 4, 20)).astype(np.float32)
+    forms = forms_of(Ends(lambda y: (y,)), rows)
+    model = tflite.parse(forms.tflite().payload, "made")
+    graph = model.subgraphs[0]
+    for index in {int(i) for one in graph.operators for i in one.outputs} - {*graph.outputs}:
+        graph.tensors[index].type = schema.TensorType.INT8
+    graph.operators[-1].opcodeIndex = tflite.operator_code(
+        model, schema.BuiltinOperator.DEQUANTIZE, 1
+    )
+
+    with pytest.raises(
+        ConversionError, match=r"but input x, output \w+ \(made by DEQUANTIZE\) would"
+    ):
+        finish(tflite.serialise(model), forms.source, full_integer=True)
 
 
 class Backward(nn.Module):
