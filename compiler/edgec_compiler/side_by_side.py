@@ -20,12 +20,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
-from pathlib import Path
 from typing import IO, Any
 
 import torch
 
 from edgec_compiler.deaths import how_it_ended, last_lines
+from edgec_compiler.memory import available_bytes, own_bytes
 
 _CONTEXT = multiprocessing.get_context("fork")
 _END_S = 2.0  # that a piece has for its own tidying up before it is killed
@@ -193,17 +193,7 @@ def jobs_for(wanted: int | None) -> int:
     """
     if wanted is not None:
         return wanted
-    cores, available = len(os.sched_getaffinity(0)), _meminfo("/proc/meminfo", "MemAvailable")
-    mine = _meminfo("/proc/self/status", "VmRSS")
+    cores, available, mine = len(os.sched_getaffinity(0)), available_bytes(), own_bytes()
     if available is None or not mine:
         return cores
     return max(1, min(cores, available // mine))
-
-
-def _meminfo(path: str, key: str) -> int | None:
-    try:
-        lines = Path(path).read_text().splitlines()
-    except OSError:
-        return None
-    found = (line.split()[1] for line in lines if line.startswith(f"{key}:"))
-    return next((int(value) * 1024 for value in found), None)

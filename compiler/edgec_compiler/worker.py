@@ -22,11 +22,13 @@ from edgec_compiler.child import end_with_parent
 from edgec_compiler.comparing.options import CompareOptions
 from edgec_compiler.errors import CompilerError, MissingExtraError
 from edgec_compiler.inspecting import inspect_model
+from edgec_compiler.memory import available_bytes
 from edgec_compiler.options import CompileOptions
 
 # New objects after which Python looks for garbage. At its default of 700, it walks over and over
 # through the hundreds of thousands of objects that the converters' own modules are made of.
 _NEW_OBJECTS = 50_000
+_MEMORY_SHARE = 0.9  # of what is free
 
 
 def main() -> int:
@@ -55,10 +57,13 @@ def _leave(signum: int, frame: object) -> None:
 
 
 def _leave_memory_to_others() -> None:
-    """Let a model that asks for more memory than there is fail, not the machine."""
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Let a model that asks for more memory than is free fail, not the machine."""
+    free = available_bytes()
+    if free is None:
+        return
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = pages if most == resource.RLIM_INFINITY else min(pages, most)
+    limit = int(free * _MEMORY_SHARE)
+    limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
 
 

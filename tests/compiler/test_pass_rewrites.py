@@ -18,6 +18,7 @@ from edgec_compiler.passes.graph import observe
 from edgec_compiler.passes.transposes import channel_last_ends
 
 IMAGE, ROWS, SCORES = (1, 4, 6, 6), (2, 3, 8), (2, 6, 6)
+VOLUME = (1, 2, 4, 6, 5)
 CAUSAL = torch.ones(6, 6, dtype=torch.bool).triu(1)
 LEAST = torch.zeros(6, 6).masked_fill(CAUSAL, torch.finfo(torch.float32).min)
 NAMED = {one.name: one for one in (*PASSES, *TFLITE_PASSES)}
@@ -129,6 +130,18 @@ CASES: dict[str, tuple[str, nn.Module, tuple[int, ...], list[str]]] = {
         Holder(lambda x: F.adaptive_max_pool2d(x, 3)),
         IMAGE,
         ["max_pool2d"],
+    ),
+    "maxima of volumes": (
+        "slice-volumes",
+        Holder(lambda x: F.max_pool3d(x, (2, 3, 2), (2, 2, 1), (1, 1, 0))),
+        VOLUME,
+        ["reshape", "max_pool2d", "reshape", "max_pool2d", "reshape"],
+    ),
+    "averages of volumes": (
+        "slice-volumes",
+        Holder(lambda x: F.avg_pool3d(x, 2)),
+        VOLUME,
+        ["reshape", "avg_pool2d", "reshape", "avg_pool2d", "reshape"],
     ),
     "batch norm as Keras writes it": (
         "merge-scales",
@@ -387,6 +400,16 @@ ALONE: dict[str, tuple[str, nn.Module, tuple[int, ...]]] = {
         "scales-as-layers",
         Holder(lambda x, t: x * 2 + t, torch.rand(6, 6)),
         IMAGE,
+    ),
+    "volumes whose padding is averaged": (
+        "slice-volumes",
+        Holder(lambda x: F.avg_pool3d(x, 2, padding=1)),
+        VOLUME,
+    ),
+    "volumes that are rounded up": (
+        "slice-volumes",
+        Holder(lambda x: F.max_pool3d(x, 2, ceil_mode=True)),
+        VOLUME,
     ),
     "rows that no layer reads": ("rows-as-images", Holder(lambda x: F.pad(x, (2, 0))), ROWS),
     "maxima of windows of two sizes": (

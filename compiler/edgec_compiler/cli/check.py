@@ -8,7 +8,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from edgec_compiler.cli.as_compiled import compile_into, has_operators_of
-from edgec_compiler.cli.command import add_json, add_shape, describe, print_json, print_table
+from edgec_compiler.cli.command import (
+    add_json,
+    add_shape,
+    describe,
+    print_json,
+    print_table,
+    visible,
+)
 from edgec_compiler.errors import MissingExtraError, UsageError
 from edgec_hardware_profiles import Profile, load
 
@@ -120,8 +127,8 @@ def _print_mapping(mapping: "Mapping", profile: Profile) -> None:
     print_table([("  OPERATOR", "COUNT", "ON"), *rows])
     for verdict in mapping.ops:
         if verdict.reason is not None:
-            print(f"{verdict.index} {verdict.op}: {verdict.reason}")
+            print(visible(f"{verdict.index} {verdict.op}: {verdict.reason}"))
             if verdict.fix is not None:
                 print(f"  try: {verdict.fix}")
     for note in mapping.notes:
-        print(f"note: {note}")
+        print(visible(f"note: {note}"))

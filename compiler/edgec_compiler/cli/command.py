@@ -44,12 +44,19 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
 
 
+def visible(text: str) -> str:
+    """Return `text` with what would steer a terminal or break the line written out: names in
+    model files are anybody's.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def print_table(rows: Sequence[tuple[str, ...]]) -> None:
     """Print rows in columns, the last one ragged."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)] if rows else []
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        print("  ".join([*cells, row[-1]]).rstrip())
+        print(visible("  ".join([*cells, row[-1]]).rstrip()))
 
 
 def print_facts(facts: Mapping[str, str]) -> None:

@@ -14,7 +14,7 @@ from edgec_compiler.cli import compressing
 from edgec_compiler.cli.asked import name_of, options_of
 from edgec_compiler.cli.caching import add_cache
 from edgec_compiler.cli.candidates import print_candidates
-from edgec_compiler.cli.command import add_json, add_shape, describe, print_json
+from edgec_compiler.cli.command import add_json, add_shape, describe, print_json, visible
 from edgec_compiler.cli.dry_run import rehearsed
 from edgec_compiler.cli.progress import progress_for
 from edgec_compiler.errors import UsageError
@@ -252,7 +252,7 @@ def _leave(signum: int, frame: object) -> None:
 
 def _print_event(event: dict[str, Any], *, as_json: bool, accelerator: bool) -> None:
     if event["error"] is not None:
-        print(f"edgec: {event['error']}", file=sys.stderr, flush=True)
+        print(f"edgec: {visible(event['error'])}", file=sys.stderr, flush=True)
         if as_json:
             details = event.get("details") or {}
             print_json({"target": event["target"], "error": event["error"], **details})

@@ -12,6 +12,7 @@ from edgec_compiler.cli.command import (
     print_facts,
     print_json,
     print_table,
+    visible,
 )
 from edgec_compiler.importers.sniff import kind_of
 from edgec_compiler.inspecting import NATIVE_KINDS, inspect_model
@@ -108,7 +109,8 @@ def _show_model(name: str, facts: dict[str, Any]) -> None:
 def _show_ends(facts: dict[str, Any]) -> None:
     for kind in ("inputs", "outputs"):
         for tensor in facts[kind]:
-            print(f"{kind[:-1]}: {tensor['name']}  {tensor['dtype']} {tensor['shape']}")
+            name = visible(tensor["name"])
+            print(f"{kind[:-1]}: {name}  {tensor['dtype']} {tensor['shape']}")
 
 
 def _tensor(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:

@@ -86,5 +86,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"edgec: {message}", file=sys.stderr)
+    from edgec_compiler.cli.command import visible
+
+    print(f"edgec: {visible(message)}", file=sys.stderr)
     return code

@@ -118,6 +118,11 @@ class Parts:
         made = self._tensor(np.array(size, np.int32), 0)
         return self._operator(schema.BuiltinOperator.SLICE, kind, options, (x, *ends), made)
 
+    def gather(self, x: int, places: int, into: int) -> None:
+        """Pick rows of x by the integers `places`, to `into`."""
+        options, kind = schema.GatherOptionsT(), schema.BuiltinOptions.GatherOptions
+        self._operator(schema.BuiltinOperator.GATHER, kind, options, (x, places), into)
+
     def concatenation(self, parts: Sequence[int], axis: int, into: int) -> None:
         """Join tensors along an axis to the tensor `into`."""
         options, kind = schema.ConcatenationOptionsT(), schema.BuiltinOptions.ConcatenationOptions

@@ -12,7 +12,8 @@
 4. ELU, relu(x) - 2u / (1 + u) with u = tanh(relu(-x) / 2), since exp(z) - 1 is 2t / (1 - t) with
    t = tanh(z / 2); LOG of a sigmoid of what is not below zero, log(1 - s) with s = sigmoid(-x) up
    to 1/2; DIV by 1 + w with w the square of a sigmoid. What is left of them is a polynomial.
-5. REVERSE_V2 of one axis, its places joined in the other order; DEPTH_TO_SPACE, a transposed
+5. EMBEDDING_LOOKUP of a constant table, a GATHER, which quantisers take.
+6. REVERSE_V2 of one axis, its places joined in the other order; DEPTH_TO_SPACE, a transposed
    convolution with weights of 0 and 1.
 
 Left alone: operators that the target has, those whose parts it lacks too, and integer tensors.
@@ -171,6 +172,11 @@ def _reverse(parts: Parts, operator: Any) -> None:
     parts.concatenation([parts.slice(x, one, size) for one in reversed(starts)], axis, y)
 
 
+def _embedding_lookup(parts: Parts, operator: Any) -> None:
+    places, table = map(int, operator.inputs)
+    parts.gather(table, places, into=int(operator.outputs[0]))
+
+
 def _depth_to_space(parts: Parts, operator: Any) -> None:
     x, y = _ends(operator)
     block, wide = int(operator.builtinOptions.blockSize), parts.shape(x)[-1]
@@ -185,6 +191,7 @@ _WAYS: dict[str, tuple[Callable[[Parts, Any], None], tuple[str, ...]]] = {
     "DEPTH_TO_SPACE": (_depth_to_space, ("TRANSPOSE_CONV",)),
     "DIV": (_div, ("ADD", "MUL")),
     "ELU": (_elu, ("ADD", "MUL", "RELU", "SUB", "TANH")),
+    "EMBEDDING_LOOKUP": (_embedding_lookup, ()),
     "GELU": (_gelu, ("ADD", "LOGISTIC", "MUL")),
     "HARD_SWISH": (_hard_swish, ("ADD", "MUL")),
     "LEAKY_RELU": (_leaky_relu, ("ADD", "MUL", "RELU")),
@@ -197,4 +204,4 @@ _WAYS: dict[str, tuple[Callable[[Parts, Any], None], tuple[str, ...]]] = {
     "SQUARE": (_square, ("MUL",)),
 }
 # What quantisers leave in float.
-_FLOAT = {"ABS", "LEAKY_RELU", "MINIMUM", "NEG", "PRELU", "RELU6", "SQUARE"}
+_FLOAT = {"ABS", "EMBEDDING_LOOKUP", "LEAKY_RELU", "MINIMUM", "NEG", "PRELU", "RELU6", "SQUARE"}

@@ -39,6 +39,8 @@ def import_program(path: Path, shapes: Shapes) -> SourceModel:
     try:
         program = torch.export.load(io.BytesIO(payload))
     except Exception as error:  # torch's loader raises whatever its parts raise
+        if "weights_only" in str(error):  # torch would advise to unpickle it
+            raise ModelFileError(pickled_message(path)) from error
         raise ModelFileError(f"{path}: torch cannot load it: {_brief(error)}") from error
     _refuse_training(path, program)
     _without_detaching(program)

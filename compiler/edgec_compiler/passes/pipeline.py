@@ -33,6 +33,7 @@ from edgec_compiler.passes import (
     softmaxes,
     transposed,
     transposes,
+    volumes,
 )
 from edgec_compiler.passes.graph import Example, observe
 
@@ -79,6 +80,7 @@ PASSES: tuple[Pass, ...] = (
 # Behind them, for TFLite alone, whose runtimes and accelerators lack what others have.
 TFLITE_PASSES: tuple[Pass, ...] = (
     Pass("rows-as-images", rows.lift, rows.count),
+    Pass("slice-volumes", volumes.slice_pools, volumes.count),
     Pass("scales-as-layers", affine.as_layers, affine.count_by_channel),
     Pass("cut-transposed", transposed.cut_out, transposed.count),
     Pass("lower-powers", powers.lower, powers.count),

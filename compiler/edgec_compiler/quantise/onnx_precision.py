@@ -170,10 +170,11 @@ def to_qdq(
 def _flatten_biases(model: onnx.ModelProto) -> None:
     """Give biases that are stored as a row the one axis that the quantiser reads."""
     readers = Counter(name for node in model.graph.node for name in node.input)
-    biases = {n.input[2] for n in model.graph.node if n.op_type == "Gemm" and len(n.input) > 2}
+    gemms = [node for node in model.graph.node if node.op_type == "Gemm" and len(node.input) > 2]
+    biases = Counter(node.input[2] for node in gemms)
     for tensor in model.graph.initializer:
         is_row = len(tensor.dims) == 2 and tensor.dims[0] == 1
-        if is_row and tensor.name in biases and readers[tensor.name] == 1:
+        if is_row and biases[tensor.name] == readers[tensor.name] > 0:
             del tensor.dims[0]
 
 

@@ -18,7 +18,16 @@ from edgec_compiler.recipe import Recipe
 from edgec_compiler.variants import make_variant
 from edgec_hardware_profiles import load
 
-FLOAT = {"ABS", "LEAKY_RELU", "MINIMUM", "NEG", "PRELU", "RELU6", "SQUARE"}  # once quantised
+FLOAT = {
+    "ABS",
+    "EMBEDDING_LOOKUP",
+    "LEAKY_RELU",
+    "MINIMUM",
+    "NEG",
+    "PRELU",
+    "RELU6",
+    "SQUARE",
+}  # once quantised
 CORAL = {"DEPTH_TO_SPACE", "DIV", "ELU", "LOG", "REVERSE_V2"}
 pytestmark = pytest.mark.xdist_group("compiles")
 
@@ -118,3 +127,26 @@ def test_a_form_that_computes_something_else_is_refused(curved: Forms) -> None:
     check_same(right, write_out(right, ("GELU",))[0], "GELU written out")
     with pytest.raises(ConversionError, match="GELU written out the model computes something else"):
         check_same(right, other, "GELU written out")
+
+
+class Words(nn.Module):
+    """The mean of some words' vectors, judged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.last = nn.Embedding(20, 8), nn.Linear(8, 3)
+
+    def forward(self, words: torch.Tensor) -> torch.Tensor:
+        return self.last(self.table(words).mean(1))
+
+
+def test_an_embedding_runs_on_a_target_of_integers() -> None:
+    torch.manual_seed(0)
+    words = np.random.default_rng(0).integers(0, 20, (16, 6))
+    forms, profile = forms_of(Words(), words), load("cortex-m7")
+    assert "EMBEDDING_LOOKUP" in _ops(forms.tflite().payload)
+
+    made = make_variant(forms, profile, "tflite", Recipe("int8"))
+
+    assert "EMBEDDING_LOOKUP" not in _ops(made.payload)
+    assert error(answers(forms, profile, "tflite", made), exact(forms)) < 0.05
