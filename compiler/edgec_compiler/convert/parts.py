@@ -142,6 +142,46 @@ class Parts:
         )
         self._operator(schema.BuiltinOperator.TRANSPOSE_CONV, kind, options, ends, into)
 
+    def convolution(
+        self, x: int, kernel: int, bias: int, shape: list[int], activation: int = NO_ACTIVATION
+    ) -> int:
+        """Return the tensor, of `shape`, of x convolved with a kernel [out, 1, 1, in]."""
+        options, kind = schema.Conv2DOptionsT(), schema.BuiltinOptions.Conv2DOptions
+        options.padding, options.strideH, options.strideW = schema.Padding.VALID, 1, 1
+        options.dilationHFactor = options.dilationWFactor = 1
+        options.fusedActivationFunction = activation
+        made = self._tensor(np.array(shape, np.int32), 0)
+        code = schema.BuiltinOperator.CONV_2D
+        return self._operator(code, kind, options, (x, kernel, bias), made)
+
+    def reshape(self, x: int, shape: list[int], into: int | None = None) -> int:
+        """Return the tensor of x in another shape, which is `into` if that is given."""
+        options, kind = schema.ReshapeOptionsT(), schema.BuiltinOptions.ReshapeOptions
+        sizes = np.array(shape, np.int32)
+        options.newShape = sizes
+        made = self._tensor(sizes, 0) if into is None else into
+        ends = (x, tflite.add_integers(self.model, sizes))
+        return self._operator(schema.BuiltinOperator.RESHAPE, kind, options, ends, made)
+
+    def viewed(self, x: int, shape: list[int]) -> int:
+        """Return a constant with the values of the constant x, in another shape: x if nobody else
+        reads it.
+        """
+        tensor, sizes = self._graph.tensors[x], np.array(shape, np.int32)
+        if sum(x in tflite.given(operator.inputs) for operator in self._graph.operators) > 1:
+            return self._constant(self.model.buffers[tensor.buffer].data, sizes)
+        tensor.shape = sizes
+        return x
+
+    def zeros(self, size: int) -> int:
+        """Return a constant of `size` zeros."""
+        return self._constant(np.zeros(size, np.float32), np.array([size], np.int32))
+
+    def is_constant(self, x: int) -> bool:
+        """Return whether a tensor's values are in the file."""
+        data = self.model.buffers[self._graph.tensors[x].buffer].data
+        return data is not None and len(data) > 0
+
     def maker(self, index: int, op: str) -> list[int] | None:
         """Return what the operator `op` reads that makes a tensor, None if another makes it."""
         for operator in self._graph.operators:

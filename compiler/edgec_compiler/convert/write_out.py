@@ -15,6 +15,8 @@
 5. EMBEDDING_LOOKUP of a constant table, a GATHER, which quantisers take.
 6. REVERSE_V2 of one axis, its places joined in the other order; DEPTH_TO_SPACE, a transposed
    convolution with weights of 0 and 1.
+7. FULLY_CONNECTED of several rows, for a target that takes it of one row only: a CONV_2D of one
+   pixel over an image whose width is the rows.
 
 Left alone: operators that the target has, those whose parts it lacks too, and integer tensors.
 Quantisers come afterwards: each part gets a range of its own.
@@ -48,7 +50,17 @@ def lacking(profile: Profile) -> tuple[str, ...]:
         return ()
     takes = {name for name, one in profile.support.operators.items() if one.supported}
     has = takes - _FLOAT if profile.full_integer else takes | _FLOAT
+    if _takes_single_rows(profile):
+        has = has - {"FULLY_CONNECTED"}
     return tuple(op for op, (_, parts) in _WAYS.items() if op not in has and takes >= {*parts})
+
+
+def _takes_single_rows(profile: Profile) -> bool:
+    """Return whether a dense layer must make one row, by the profile's table."""
+    known = None if profile.support is None else profile.support.operators.get("FULLY_CONNECTED")
+    return known is not None and any(
+        one.fact == "outer_out" and one.max == 1 for one in known.require
+    )
 
 
 def write_out(payload: bytes, ops: Collection[str]) -> tuple[bytes, dict[str, int]]:
@@ -177,6 +189,21 @@ def _embedding_lookup(parts: Parts, operator: Any) -> None:
     parts.gather(table, places, into=int(operator.outputs[0]))
 
 
+def _fully_connected(parts: Parts, operator: Any) -> None:
+    x, weights, *bias = map(int, operator.inputs)
+    y, options = int(operator.outputs[0]), operator.builtinOptions
+    *outer, outputs = parts.shape(y)
+    rows, inputs = math.prod(outer), parts.shape(weights)[-1]
+    if rows == 1 or not parts.is_constant(weights):
+        return
+    image = parts.reshape(x, [1, 1, rows, inputs])
+    kernel = parts.viewed(weights, [outputs, 1, 1, inputs])
+    bias = [index for index in bias if index >= 0] or [parts.zeros(outputs)]
+    activation = options.fusedActivationFunction
+    made = parts.convolution(image, kernel, bias[0], [1, 1, rows, outputs], activation)
+    parts.reshape(made, parts.shape(y), into=y)
+
+
 def _depth_to_space(parts: Parts, operator: Any) -> None:
     x, y = _ends(operator)
     block, wide = int(operator.builtinOptions.blockSize), parts.shape(x)[-1]
@@ -192,6 +219,7 @@ _WAYS: dict[str, tuple[Callable[[Parts, Any], None], tuple[str, ...]]] = {
     "DIV": (_div, ("ADD", "MUL")),
     "ELU": (_elu, ("ADD", "MUL", "RELU", "SUB", "TANH")),
     "EMBEDDING_LOOKUP": (_embedding_lookup, ()),
+    "FULLY_CONNECTED": (_fully_connected, ("CONV_2D", "RESHAPE")),
     "GELU": (_gelu, ("ADD", "LOGISTIC", "MUL")),
     "HARD_SWISH": (_hard_swish, ("ADD", "MUL")),
     "LEAKY_RELU": (_leaky_relu, ("ADD", "MUL", "RELU")),

@@ -28,7 +28,7 @@ FLOAT = {
     "RELU6",
     "SQUARE",
 }  # once quantised
-CORAL = {"DEPTH_TO_SPACE", "DIV", "ELU", "LOG", "REVERSE_V2"}
+CORAL = {"DEPTH_TO_SPACE", "DIV", "ELU", "FULLY_CONNECTED", "LOG", "REVERSE_V2"}
 pytestmark = pytest.mark.xdist_group("compiles")
 
 
@@ -149,4 +149,33 @@ def test_an_embedding_runs_on_a_target_of_integers() -> None:
     made = make_variant(forms, profile, "tflite", Recipe("int8"))
 
     assert "EMBEDDING_LOOKUP" not in _ops(made.payload)
+    assert error(answers(forms, profile, "tflite", made), exact(forms)) < 0.05
+
+
+class Tokens(nn.Module):
+    """The same dense layer over every token, twice, and one over their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.each = nn.Linear(4, 8), nn.Linear(8, 8, bias=False)
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        return self.last(self.each(torch.relu(self.each(x))).mean(1))
+
+
+def test_a_dense_layer_of_several_rows_runs_on_an_accelerator_of_single_ones() -> None:
+    torch.manual_seed(0)
+    tokens = np.random.default_rng(0).standard_normal((16, 6, 4)).astype(np.float32)
+    forms, profile = forms_of(Tokens(), tokens), load("coral-edgetpu")
+
+    made = make_variant(forms, profile, "tflite", Recipe("int8"))
+
+    verdicts = check(graph_of(made.payload, "tflite"), profile).ops
+    assert [one.reason for one in verdicts if one.reason is not None] == []
+    assert [one.op for one in verdicts if one.op in ("CONV_2D", "FULLY_CONNECTED")] == [
+        *["CONV_2D"] * 3,
+        "FULLY_CONNECTED",
+    ]
     assert error(answers(forms, profile, "tflite", made), exact(forms)) < 0.05
