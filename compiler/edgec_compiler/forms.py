@@ -7,6 +7,7 @@ from typing import Any
 import onnx
 from torch import fx, nn
 
+from edgec_compiler.convert.constants import with_constants_folded
 from edgec_compiler.convert.fused import fused
 from edgec_compiler.convert.parity import check_onnx, check_same, check_tflite
 from edgec_compiler.convert.reverses import without_reverses
@@ -166,7 +167,8 @@ class Forms:
                 self.passes |= run_passes(graph, self.source.example(), TFLITE_PASSES)
                 self.progress("convert to TFLite")
                 form = to_tflite(graph, self.source)
-                form = replace(form, payload=without_reverses(fused(form.payload)))
+                payload = with_constants_folded(form.payload)
+                form = replace(form, payload=without_reverses(fused(payload)))
                 check_tflite(form, self._reference(), self.source)
                 self._tflite = form
         return self._tflite

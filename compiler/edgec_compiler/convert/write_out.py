@@ -6,9 +6,9 @@
    u = sqrt(2 / pi) (x + 0.044715 x^3): MULs, an ADD and a LOGISTIC. It is within 5e-4 of the exact
    one, which needs an erf that TFLite does not have (Hendrycks, Gimpel 2016, arXiv:1606.08415).
 3. PRELU and LEAKY_RELU, relu(x) - alpha * relu(-x); ABS, which has an alpha of -1; NEG, x * -1;
-   RELU6 on its own, which is one of x * 1; SQUARE, x * x; MINIMUM, -max(-x, -y). Quantisers do not
-   take these, so targets that execute integers only have them written out even where they know
-   them.
+   RELU6 on its own, which is one of x * 1; SQUARE, x * x; MINIMUM, -max(-x, -y); RELU_0_TO_1,
+   relu6(6x) / 6; RELU_N1_TO_1, relu6(3 (x + 1)) / 3 - 1. Quantisers do not take these, so targets
+   that execute integers only have them written out, most of them even where they know them.
 4. ELU, relu(x) - 2u / (1 + u) with u = tanh(relu(-x) / 2), since exp(z) - 1 is 2t / (1 - t) with
    t = tanh(z / 2); LOG of a sigmoid of what is not below zero, log(1 - s) with s = sigmoid(-x) up
    to 1/2; DIV by 1 + w with w the square of a sigmoid. What is left of them is a polynomial.
@@ -147,6 +147,17 @@ def _relu6(parts: Parts, operator: Any) -> None:
     parts.mul(x, parts.number(1), y, _RELU6)
 
 
+def _relu_0_to_1(parts: Parts, operator: Any) -> None:
+    x, y = _ends(operator)
+    parts.mul(parts.mul(x, parts.number(6), activation=_RELU6), parts.number(1 / 6), y)
+
+
+def _relu_n1_to_1(parts: Parts, operator: Any) -> None:
+    x, y = _ends(operator)
+    bounded = parts.mul(parts.add(x, parts.number(1)), parts.number(3), activation=_RELU6)
+    parts.add(parts.mul(bounded, parts.number(1 / 3)), parts.number(-1), y)
+
+
 def _elu(parts: Parts, operator: Any) -> None:
     x, y = _ends(operator)
     u = parts.tanh(parts.mul(x, parts.number(-0.5), activation=_RELU))
@@ -228,6 +239,8 @@ _WAYS: dict[str, tuple[Callable[[Parts, Any], None], tuple[str, ...]]] = {
     "NEG": (_neg, ("MUL",)),
     "PRELU": (_prelu, ("ADD", "MUL", "RELU")),
     "RELU6": (_relu6, ("MUL",)),
+    "RELU_0_TO_1": (_relu_0_to_1, ("MUL",)),
+    "RELU_N1_TO_1": (_relu_n1_to_1, ("ADD", "MUL")),
     "REVERSE_V2": (_reverse, ("CONCATENATION", "SLICE")),
     "SQUARE": (_square, ("MUL",)),
 }

@@ -24,7 +24,9 @@ MOVING = frozenset(
     }
 )
 # Each value makes one value, with a scale of its own.
-CURVES = frozenset({"ABS", "ELU", "EXP", "LEAKY_RELU", "LOG", "RSQRT", "SQRT"})
+CURVES = frozenset(
+    {"ABS", "ELU", "EXP", "LEAKY_RELU", "LOG", "RELU_0_TO_1", "RELU_N1_TO_1", "RSQRT", "SQRT"}
+)
 # Scale and zero point that the kernels demand of what they make.
 FIXED = {"L2_NORMALIZATION": (1 / 128, 0), "LOG_SOFTMAX": (16 / 256, 127)}
 # They make integers or booleans.

@@ -1,6 +1,7 @@
 """What the quantiser leaves in float between integers becomes integer, by each kernel's rules."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -91,6 +92,11 @@ NETS: dict[str, tuple[tuple[Function, ...], set[str], set[str]]] = {
         ),
         {"REVERSE_V2", "REDUCE_MAX", "SELECT_V2", "CAST", "L2_NORMALIZATION"},
         {"CONCATENATION", "REDUCE_MAX", "SELECT", "CAST", "L2_NORMALIZATION"},
+    ),
+    "bounds": (
+        (lambda x: x.clamp(0, 1), lambda x: x.clamp(-1, 1)),
+        {"ADD", "MUL"},
+        {"MUL", "RELU_N1_TO_1"},
     ),
 }
 
@@ -194,6 +200,19 @@ def test_an_output_that_is_read_too_is_given_out_as_integers(
     assert {tflite.type_name(graph.tensors[index]) for index in graph.outputs} == {"int8"}
     assert "float32" not in _types(made.payload)
     assert error(answers(forms, profile, "tflite", made), exact(forms)) < 0.06
+
+
+def test_the_weights_of_a_resize_are_computed_before_it_is_quantised() -> None:
+    torch.manual_seed(0)
+    rows = np.random.default_rng(0).normal(size=(32, 4, 11)).astype(np.float32)
+    resize = partial(functional.interpolate, scale_factor=2, mode="linear")
+    forms, profile = forms_of(Ends(lambda y: (resize(y),)), rows), load("cortex-m7")
+
+    made = make_variant(forms, profile, "tflite", Recipe("int8"))
+
+    assert "RELU_0_TO_1" not in _ops(forms.tflite().payload)
+    assert "float32" not in _types(made.payload)
+    assert error(answers(forms, profile, "tflite", made), exact(forms)) < 0.03
 
 
 def test_an_output_that_stays_float_is_told_with_what_makes_it() -> None:

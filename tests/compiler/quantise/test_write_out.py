@@ -86,8 +86,8 @@ def test_operators_written_out_compute_what_they_did(curved: Forms) -> None:
 @pytest.mark.parametrize(
     ("target", "ops"),
     [
-        ("coral-edgetpu", {"GELU", "HARD_SWISH", *CORAL, *FLOAT}),
-        ("cortex-m7", {"GELU", *FLOAT}),
+        ("coral-edgetpu", {"GELU", "HARD_SWISH", "RELU_0_TO_1", *CORAL, *FLOAT}),
+        ("cortex-m7", {"GELU", "RELU_0_TO_1", "RELU_N1_TO_1", *FLOAT}),
         ("ethos-u55-128", {"DEPTH_TO_SPACE", "DIV", *FLOAT}),
         ("rpi4", set()),
     ],
