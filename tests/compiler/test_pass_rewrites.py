@@ -375,6 +375,36 @@ CASES: dict[str, tuple[str, nn.Module, tuple[int, ...], list[str]]] = {
         IMAGE,
         ["relu", "constant_pad_nd", "max_pool2d"],
     ),
+    "minus infinity before a maximum behind relu": (
+        "zero-padded-maxima",
+        Holder(lambda x: F.max_pool2d(F.pad(F.relu(x), (0, 1, 0, 1), value=-math.inf), 3, 2)),
+        IMAGE,
+        ["relu", "constant_pad_nd", "max_pool2d"],
+    ),
+    "a padded maximum of any values": (
+        "edge-padded-maxima",
+        Holder(lambda x: F.max_pool2d(x, 3, 2, 1)),
+        IMAGE,
+        ["slice", "cat", "slice", "cat", "max_pool2d"],
+    ),
+    "a maximum whose windows reach beyond the end by more than half": (
+        "edge-padded-maxima",
+        Holder(lambda x: F.max_pool2d(x, 5, 4, 1, ceil_mode=True)),
+        (1, 4, 8, 8),
+        ["slice", "slice", "cat", "slice", "slice", "cat", "max_pool2d"],
+    ),
+    "minus infinity before a maximum, and its own padding": (
+        "edge-padded-maxima",
+        Holder(lambda x: F.max_pool2d(F.pad(x, (0, 1, 1, 0), value=-math.inf), 3, 1, 1)),
+        IMAGE,
+        ["slice", "slice", "cat", "slice", "slice", "cat", "max_pool2d"],
+    ),
+    "minus infinity that no window reaches": (
+        "edge-padded-maxima",
+        Holder(lambda x: F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-math.inf), 2, 2)),
+        IMAGE,
+        ["max_pool2d"],
+    ),
 }
 
 
@@ -474,6 +504,16 @@ ALONE: dict[str, tuple[str, nn.Module, tuple[int, ...]]] = {
         "zero-padded-maxima",
         Holder(lambda x: F.max_pool2d(x, 3, 2, 1)),
         IMAGE,
+    ),
+    "a maximum of as many values as it reads": (
+        "edge-padded-maxima",
+        Holder(lambda x: F.max_pool2d(x, 3, 1, 1)),
+        IMAGE,
+    ),
+    "a maximum that halves as TFLite does": (
+        "edge-padded-maxima",
+        Holder(lambda x: F.max_pool2d(x, 3, 2, 1)),
+        (1, 4, 7, 7),
     ),
 }
 

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from edgec_compiler.composites import TRANSLATIONS
-from edgec_compiler.convert import layer_norm, older_forms, onnx_ends
+from edgec_compiler.convert import layer_norm, older_forms, onnx_ends, pool_pads
 from edgec_compiler.errors import ConversionError
 from edgec_compiler.source import SourceModel
 
@@ -29,6 +29,7 @@ def to_onnx(graph: fx.GraphModule, source: SourceModel) -> onnx.ModelProto:
         model = _exported(graph, source, optimize=False)
     slim = onnxslim.slim(_plain(model))
     model = _plain(slim)
+    pool_pads.fold(model)
     onnx.checker.check_model(model, full_check=True)
     return model
 

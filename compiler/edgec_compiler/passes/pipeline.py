@@ -90,6 +90,7 @@ TFLITE_PASSES: tuple[Pass, ...] = (
     Pass("write-curves", curves.write, curves.count),
     Pass("turn-differences", channel_last.turn_differences, channel_last.count_differences),
     Pass("zero-padded-maxima", pools.pad_maxima_with_zeros, pools.count_padded_maxima),
+    Pass("edge-padded-maxima", pools.pad_maxima_with_edges, pools.count_other_padded_maxima),
 )
 
 

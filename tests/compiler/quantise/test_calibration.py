@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from quantise_kit import IMAGES, Small, answers, error, exact, forms_of
 from torch import nn
+from torch.nn import functional
 
 from edgec_compiler.errors import ConversionError, UsageError
 from edgec_compiler.forms import Forms
@@ -284,6 +285,29 @@ def test_scores_are_cut_off_where_all_of_a_row_below_gets_less_than_a_thousandth
 
     assert made[0].tolist() == [4, np.float32(1 - np.log(2 * 1024))]  # by the row whose best is 1
     assert made[1].tolist() == [1, 0.5]
+
+
+class Endless(nn.Module):
+    """Maxima over what may be negative: the pool pads, or minus infinity stands before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.second(functional.max_pool2d(self.first(x), 3, 2, 1))
+        return functional.max_pool2d(functional.pad(x, (0, 1, 0, 1), value=-np.inf), 3, 2)
+
+
+@pytest.mark.parametrize("fmt", ["tflite", "onnx"])
+def test_padded_maxima_have_a_finite_range(fmt: str) -> None:
+    torch.manual_seed(0)
+    forms = forms_of(Endless())
+    profile = load("cortex-m7" if fmt == "tflite" else "generic-arm64")
+
+    made = make_variant(forms, profile, fmt, Recipe("int8"))
+
+    assert error(answers(forms, profile, fmt, made), exact(forms)) < 0.05
 
 
 class Logarithm(nn.Module):
