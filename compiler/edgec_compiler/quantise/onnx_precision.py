@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -146,6 +147,7 @@ def to_qdq(
     found = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     named = onnx.shape_inference.infer_shapes(model)
     _flatten_biases(named)
+    options = dict(_TENSORRT) if style.qdq_style == "tensorrt" else {}
     try:
         quantiser = QDQQuantizer(
             named,
@@ -157,7 +159,7 @@ def to_qdq(
             [],
             _nodes_that_make(named, float_outputs),
             sorted({*QDQRegistry, *QLinearOpsRegistry}),
-            dict(_TENSORRT) if style.qdq_style == "tensorrt" else {},
+            options | {"TensorQuantOverrides": _scales_of_several_axes(named, QuantType.QInt8)},
         )
         quantiser.quantize_model()
         quantiser.model.topological_sort()  # it appends its nodes; ONNX wants them in order
@@ -176,6 +178,19 @@ def _flatten_biases(model: onnx.ModelProto) -> None:
         is_row = len(tensor.dims) == 2 and tensor.dims[0] == 1
         if is_row and biases[tensor.name] == readers[tensor.name] > 0:
             del tensor.dims[0]
+
+
+def _scales_of_several_axes(model: onnx.ModelProto, kind: Any) -> dict[str, list[dict[str, Any]]]:
+    """Ask for one step over all of the scales of layer norms over several axes.
+
+    The quantiser would take one of these axes for channels, and stumble over a bias beside it.
+    """
+    scales = {node.input[1] for node in model.graph.node if node.op_type == "LayerNormalization"}
+    return {
+        tensor.name: [{"quant_type": kind}]
+        for tensor in model.graph.initializer
+        if tensor.name in scales and len(tensor.dims) > 1
+    }
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:

@@ -134,3 +134,20 @@ def test_equal_forms_give_equal_bytes(dense: Forms) -> None:
     for precision in ("int16x8", "int4", "dynamic", "int8-weights"):
         made = [make_variant(dense, ARM, "onnx", Recipe(precision)).payload for _ in range(2)]
         assert made[0] == made[1]
+
+
+@pytest.mark.parametrize(
+    ("target", "precision"),
+    [("generic-x86_64", "int8"), ("generic-arm64", "int16x8"), ("jetson-orin-nano", "int8")],
+)
+def test_a_layer_norm_over_several_axes_is_quantised(target: str, precision: str) -> None:
+    torch.manual_seed(0)
+    norm = nn.LayerNorm([4, 8, 8])
+    nn.init.uniform_(norm.weight, 0.5, 2)
+    nn.init.normal_(norm.bias)
+    forms, profile = forms_of(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), norm)), load(target)
+
+    made = make_variant(forms, profile, "onnx", Recipe(precision))
+
+    assert {"LayerNormalization", "QuantizeLinear"} <= _ops(made.payload)
+    assert error(answers(forms, profile, "onnx", made), exact(forms)) < 0.06
