@@ -58,9 +58,8 @@ def _rests_on(metrics: Facts) -> str:
 def cost_tiles(report: Facts, measured: Facts) -> str:
     """Return size, latency, memory and mapping at a glance."""
     before, after = (report["metrics"]["bytes"][k] for k in ("source", "model"))
-    factor = f"{before / after:.1f}x smaller" if after < before else f"{after / before:.1f}x larger"
     rows = [
-        ("Model", human_bytes(after), f"{factor} than the source, {report['precision']}"),
+        ("Model", human_bytes(after), f"{_factor(before, after)}, {report['precision']}"),
         latency_tile(report, measured),
         memory_tile(report, measured),
     ]
@@ -74,6 +73,14 @@ def cost_tiles(report: Facts, measured: Facts) -> str:
         patch = delta["patch"]["model"]["bytes"]
         rows.append(("Update", human_bytes(patch), "patch from the deployed model"))
     return tiles(rows)
+
+
+def _factor(before: int, after: int) -> str:
+    if not before:
+        return "the source has no weights"  # a module of its own code alone
+    if after < before:
+        return f"{before / after:.1f}x smaller than the source"
+    return f"{after / before:.1f}x larger than the source"
 
 
 def latency_tile(report: Facts, measured: Facts) -> tuple[str, str, str]:

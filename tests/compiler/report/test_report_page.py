@@ -15,7 +15,7 @@ from edgec_compiler.recipe import Recipe
 from edgec_compiler.report import index_page, page
 from edgec_compiler.report.charts import Bar, Point, area, bars, columns, scatter, strip
 from edgec_compiler.report.sections import candidates, compression
-from edgec_compiler.report.summary import judged
+from edgec_compiler.report.summary import cost_tiles, judged
 
 
 class Page(HTMLParser):
@@ -155,6 +155,26 @@ def test_compression_says_what_went_and_what_stands_beside_it() -> None:
     assert "400" in words
     assert "50.0% of the remaining weights are zero" in words
     assert compression(None) == ""
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (0, "the source has no weights, fp32"),
+        (4000, "2.0x smaller than the source, fp32"),
+        (1000, "2.0x larger than the source, fp32"),
+    ],
+)
+def test_the_models_size_is_compared_with_a_source_that_has_one(source: int, said: str) -> None:
+    report = {
+        "metrics": {"bytes": {"source": source, "model": 2000}},
+        "precision": "fp32",
+        "estimates": {},
+        "mapping": {"accelerated": 0},
+        "lineage": {},
+    }
+
+    assert said in cost_tiles(report, {"latency_ms": None, "memory_bytes": None})
 
 
 def test_charts_of_nothing_and_of_one_value_are_drawn() -> None:
