@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from edgec_compiler.errors import ConversionError
+from edgec_compiler.repeating import refuse_random
 from edgec_compiler.source import SourceModel
 from edgec_runtime.errors import ModelError, RunError
 from edgec_runtime.session import Array, ModelTensor, Session, check_feeds, load_session
@@ -52,13 +53,19 @@ def source_session(source: SourceModel) -> Session:
 
 
 def source_outputs(source: SourceModel) -> dict[str, Array]:
-    """Return what the source model makes of its example input. Raises ConversionError."""
+    """Return what the source model makes of its example input.
+
+    Raises:
+        ConversionError: it does not run.
+        ModelFileError: it makes something else of it each time.
+    """
     try:
         session = source_session(source)
         example = source.example()
         feeds = {t.name: np.asarray(x) for t, x in zip(source.inputs, example, strict=True)}
-        made = session.run(feeds)
+        made, again = session.run(feeds), session.run(feeds)
         session.close()
     except RunError as error:
         raise ConversionError(f"the source model does not run: {error}") from error
+    refuse_random(made, again, source.operators)
     return {tensor.name: made[tensor.name] for tensor in source.outputs}

@@ -15,6 +15,7 @@ from onnx import helper
 from edgec_compiler.cli import main
 from edgec_compiler.errors import CompilerError
 from edgec_compiler.importers import import_model
+from edgec_compiler.sessions import source_outputs
 
 MODEL = str(DIGITS / "1.0.0.onnx")
 
@@ -265,3 +266,57 @@ def test_options_of_the_search_are_told_to_be_idle_where_nothing_is_searched(
 
     said = capsys.readouterr().out
     assert "--optimize-for, --search-budget: for --precision auto only" in said
+
+
+RANDOM = """
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class Drops(nn.Module):
+    def forward(self, x):
+        return functional.dropout(x, 0.5, training=True)
+
+
+class Draws(nn.Module):
+    def forward(self, x):
+        return x + torch.rand_like(x), x
+
+
+class Evaluated(nn.Module):
+    def forward(self, x):
+        return functional.dropout(x, 0.5, training=self.training) + torch.rand_like(x) * 0
+
+
+def make(module):
+    return lambda: (module(), torch.ones(1, 64))
+
+
+drops, draws, evaluated = make(Drops), make(Draws), make(Evaluated)
+"""
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"), [("drops", "(aten.dropout)"), ("draws", "(aten.rand_like)")]
+)
+def test_a_model_that_answers_the_same_input_differently_is_refused(
+    factory: str, said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "random.py"
+    file.write_text(RANDOM)
+
+    with pytest.raises(CompilerError, match="answers the same input differently") as refused:
+        source_outputs(import_model(f"{file}:{factory}", {}))
+
+    assert said in str(refused.value)
+    assert "training=self.training" in str(refused.value)
+
+
+def test_a_model_that_draws_for_nothing_is_taken(tmp_path: Path) -> None:
+    file = tmp_path / "random.py"
+    file.write_text(RANDOM)
+
+    (made,) = source_outputs(import_model(f"{file}:evaluated", {})).values()
+
+    assert made.shape == (1, 64)
