@@ -11,6 +11,7 @@ from edgec_compiler import tflite
 from edgec_compiler.errors import ConversionError
 from edgec_compiler.quantise.biases import with_room
 from edgec_compiler.quantise.clipping import Range
+from edgec_compiler.quantise.infinities import without_infinities
 from edgec_compiler.quantise.left_floats import kept_ranges, without_left_floats
 
 Ranges = Mapping[str, Range]
@@ -55,6 +56,8 @@ def quantise(
         return payload
     from ai_edge_quantizer import recipe_manager
 
+    if ranges is not None:
+        payload = without_infinities(payload)
     if precision in ("int8", "int4"):  # int16x8 has 64-bit biases
         payload = with_room(payload, ranges or {})
     absorbs = precision == "int8" and ranges is not None and bool(kernels)

@@ -16,6 +16,7 @@ from edgec_compiler.importers.tflite_dilations import with_dilations
 from edgec_compiler.importers.tflite_file import source_of
 from edgec_compiler.importers.tflite_floats import as_float
 from edgec_compiler.importers.tflite_reshapes import with_reshapes
+from edgec_compiler.quantise.infinities import without_infinities
 from edgec_runtime import load_session
 
 IN_INT32 = options("Shape", outType=schema.TensorType.INT32)
@@ -286,6 +287,36 @@ def test_operators_that_no_quantiser_takes_are_written_out(tmp_path: Path) -> No
     assert counts == dict.fromkeys(sorted(ops), 1)
     np.testing.assert_allclose(given["RELU6"], wanted["RELU6"], atol=1e-6)
     assert facts["ops"] == {"total": 7, "accelerated": 7}
+
+
+def test_only_what_is_asked_of_infinities_is_left_out() -> None:
+    network, shape = Network(), [1, 4]
+    source = network.input(shape, "float32")
+    least, most = (
+        network.tensor(name, [], "float32", value) for name, value in (("l", 0.5), ("i", np.inf))
+    )
+    asked = [
+        network.op("NOT_EQUAL", [source, most], network.tensor("finite", shape, "bool")),
+        network.op("EQUAL", [source, least], network.tensor("same", shape, "bool")),
+    ]
+    made = source
+    for name, answer in zip(("first", "second"), asked, strict=True):
+        double = network.op(
+            "ADD", [made, made], network.tensor(f"{name}_sum", shape, "float32"), options("Add")
+        )
+        picks = network.tensor(name, shape, "float32")
+        made = network.op("SELECT_V2", [answer, double, made], picks, options("SelectV2"))
+    payload = network.bytes(made)
+
+    plain = without_infinities(payload)
+
+    model = tflite.parse(plain, "plain")
+    ops = [tflite.op_name(model, one) for one in model.subgraphs[0].operators]
+    assert ops == ["EQUAL", "ADD", "ADD", "SELECT_V2"]
+    assert without_infinities(plain) == plain
+    feeds = {"in": np.array([[0.5, -1, 0, 3]], np.float32)}
+    wanted, given = (load_session(one, "litert").run(feeds) for one in (payload, plain))
+    np.testing.assert_array_equal(given["second"], wanted["second"])
 
 
 def test_what_only_moves_values_is_made_integer(tmp_path: Path) -> None:

@@ -202,6 +202,21 @@ def test_an_output_that_is_read_too_is_given_out_as_integers(
     assert error(answers(forms, profile, "tflite", made), exact(forms)) < 0.06
 
 
+@pytest.mark.parametrize("target", ["ethos-u55-128", "rpi4"])
+def test_what_is_asked_of_infinities_is_answered_before_quantising(target: str) -> None:
+    torch.manual_seed(0)
+    rows = np.random.default_rng(0).normal(size=(32, 4, 20)).astype(np.float32)
+    forms, profile = forms_of(Ends(lambda y: (torch.logsumexp(y, 1),)), rows), load(target)
+    assert {"EQUAL", "SELECT_V2"} <= _ops(forms.tflite().payload)
+
+    made = make_variant(forms, profile, "tflite", Recipe("int8"))
+
+    assert not {"EQUAL", "SELECT_V2"} & _ops(made.payload)
+    tensors = tflite.parse(made.payload, "made").subgraphs[0].tensors
+    assert np.isfinite([scale for one in tensors for scale in tflite.quantisation(one)[0]]).all()
+    assert error(answers(forms, profile, "tflite", made), exact(forms)) < 0.06
+
+
 def test_the_weights_of_a_resize_are_computed_before_it_is_quantised() -> None:
     torch.manual_seed(0)
     rows = np.random.default_rng(0).normal(size=(32, 4, 11)).astype(np.float32)
