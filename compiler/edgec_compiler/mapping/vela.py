@@ -25,6 +25,7 @@ from edgec_hardware_profiles import Profile, Tool
 _OWN_OPERATOR = "ethos-u"
 _OPTIONS = ("accelerator-config", "config", "system-config", "memory-mode", "optimise")
 _REFUSED = re.compile(r"operator: \S+, ofm: '([^']*)'\s*\n(?:Reason: )?(.+)")
+_INVALID = re.compile(r"'([^']*)' Does not have valid TFLite Semantics\.?\s*\n((?:.*\n)*)")
 _KIB = 1024
 # column of Vela's summary -> (name here, factor)
 _FIGURES = {
@@ -80,7 +81,8 @@ def compile_with_vela(payload: bytes, profile: Profile, tool: Tool) -> VelaResul
         ended = children.run(_command(tool), place, tool.timeout_s)
         made = place / "out" / "model_vela.tflite"
         if ended.failed or "Traceback" in ended.output or not made.is_file():
-            raise ConversionError(f"{profile.name}: Vela {ended.account()}")
+            why = _invalid(ended.output, read_tflite(named, "the model"))
+            raise ConversionError(f"{profile.name}: Vela {why or ended.account()}")
         compiled = made.read_bytes()
         figures = _figures(place / "out")
     left = left_on_cpu(read_tflite(compiled, "Vela's output"), makers, (_OWN_OPERATOR,))
@@ -99,6 +101,19 @@ def _refuse_what_crashes_it(graph: ModelGraph, profile: Profile) -> None:
                 f"{profile.name}: weights must have 8 bits, but {tensor} has 4: use "
                 "--precision int8"
             )
+
+
+def _invalid(output: str, graph: ModelGraph) -> str | None:
+    """Return what Vela says to be no valid TFLite, with the operator; None if it says nothing."""
+    found = _INVALID.search(output)
+    if found is None:
+        return None
+    numbers = {i for i, tensor in enumerate(graph.tensors) if tensor.name == found[1]}
+    made = [f"{one.op} makes" for one in graph.operators if numbers & {*one.outputs}]
+    read = [f"{one.op} reads" for one in graph.operators if numbers & {*one.inputs}]
+    user = next(iter(made + read), "no operator reads")
+    lines = [line.strip(" -") for line in found[2].splitlines() if line.strip()]
+    return f"does not take '{found[1]}', which {user}: {'; '.join(lines[:4])}"
 
 
 def _command(tool: Tool) -> list[str]:

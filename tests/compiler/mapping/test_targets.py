@@ -74,6 +74,19 @@ def test_weights_of_four_bits_are_refused_before_vela_crashes_on_them() -> None:
 
 
 @needs_vela
+def test_a_tensor_that_vela_does_not_take_is_told_with_its_operator() -> None:
+    made = Network()
+    source, most = made.input([1, 8]), made.tensor("most", [1], values=[127], scale=np.inf)
+    out = made.op("EQUAL", [source, most], made.tensor("out", [1, 8], "bool"))
+
+    with pytest.raises(
+        ConversionError,
+        match=r"Vela does not take 'most', which EQUAL reads: Tensor Quantization scales must",
+    ):
+        fit_to_target(made.bytes(out), "tflite", U55, "net")
+
+
+@needs_vela
 @needs_data
 @pytest.mark.parametrize("name", ["resnet8_int8", "kws_int8", "vww_int8"])
 def test_the_table_predicts_what_vela_does_with_real_models(name: str) -> None:
