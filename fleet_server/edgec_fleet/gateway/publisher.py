@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -53,14 +54,14 @@ class Publisher:
         self._link = link
         self._wants = wants
         self._limits = limits
-        self._again: set[str] = set()
+        self._again: dict[str, None] = {}  # devices, in the order in which they asked
         self._unready: set[tuple[str, ...]] = set()  # of this step; see `_likeness`
         self._complained: set[tuple[str, int]] = set()
         self._complete: dict[tuple[str, int], datetime] = {}  # when we saw that all is there
 
     def again(self, devices: Iterable[str]) -> None:
         """Publish the newest assignment of these devices once more."""
-        self._again.update(devices)
+        self._again.update(dict.fromkeys(devices))
 
     def step(self) -> int:
         """Renew, sign and publish what is due; return how many messages went out.
@@ -70,21 +71,32 @@ class Publisher:
         """
         self._renew()
         self._unready.clear()
-        due = self._due()
-        ready, infos = [], []
-        for key in due:
-            if (found := self._prepare(*key)) is not None:
-                # At once: a burst at the end of each batch would have as many crowds of devices
-                # ask for the same blocks.
-                infos.append(self._link.send(found.topic, found.payload, qos=1, retain=True))
-                ready.append(found)
-        self._link.wait(infos)
-        if ready:
-            self._written(ready)
-        return len(ready)
+        unmet = self._asked()
+        try:
+            ready, infos = [], []
+            for key in self._due(unmet):
+                if (found := self._prepare(*key)) is not None:
+                    # At once: a burst at the end of each batch would have as many crowds of
+                    # devices ask for the same blocks.
+                    infos.append(self._link.send(found.topic, found.payload, qos=1, retain=True))
+                    ready.append(found)
+            self._link.wait(infos)
+            if ready:
+                self._written(ready)
+            unmet = []
+            return len(ready)
+        finally:
+            self.again(unmet)
 
-    def _due(self) -> list[tuple[str, int]]:
-        """Return (device, counter) of what to publish: new ones first, then stale ones."""
+    def _asked(self) -> list[str]:
+        """Take out devices that asked: who asks from now on may have missed what we send."""
+        asked = list(islice(self._again, BATCH))
+        for device in asked:
+            self._again.pop(device)
+        return asked
+
+    def _due(self, asked: list[str]) -> list[tuple[str, int]]:
+        """Return (device, counter) of what to publish: new ones, asked ones, then stale ones."""
         newest = (
             select(Assignment.device_id, Assignment.counter)
             .join(TrustSet, TrustSet.tenant == Assignment.tenant)
@@ -98,11 +110,9 @@ class Publisher:
         )
         with self._server.db.read() as session:
             found = [(row[0], row[1]) for row in session.execute(fresh.limit(BATCH))]
-            again = sorted(self._again)[:BATCH]
-            if again:
-                asked = session.execute(newest.where(Assignment.device_id.in_(again)))
-                found += [(row[0], row[1]) for row in asked]
-                self._again.difference_update(again)
+            if asked:
+                again = session.execute(newest.where(Assignment.device_id.in_(asked)))
+                found += [(row[0], row[1]) for row in again]
             if len(found) < BATCH:
                 found += [(row[0], row[1]) for row in session.execute(stale.limit(BATCH))]
         return list(dict.fromkeys(found))
@@ -134,6 +144,7 @@ class Publisher:
             if (device_id, counter) not in self._complained:
                 self._complained.add((device_id, counter))
                 logger.error("assignment %d of %s: %s", counter, device_id, error)
+            self.again([device_id])
             return None
 
     def _must_wait(
