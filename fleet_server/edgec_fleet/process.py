@@ -11,18 +11,18 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from types import FrameType
 from typing import Any
 
 from sqlalchemy import delete
-from sqlalchemy.exc import OperationalError
 
 from edgec_bundle.errors import BundleError
 from edgec_fleet.db import Database
 from edgec_fleet.db.schema import Part, utcnow
-from edgec_fleet.db.session import unanswered
+from edgec_fleet.db.session import AWAY, insert_or, unanswered
 from edgec_fleet.errors import FleetError
 from edgec_fleet.server import Server
 from edgec_fleet.settings import Settings
@@ -41,8 +41,9 @@ class Process:
         self.instance = f"{socket.gethostname()[:40]}:{os.getpid()}"
         self.stopping = threading.Event()
         self.detail: dict[str, Any] = {}
+        self.beaten_at_s = float("-inf")  # time.monotonic() of the last heartbeat written
         self._started = utcnow()
-        self._beat_at: datetime | None = None
+        self._shown_start: datetime | None = None  # by that heartbeat
 
     def handle_signals(self) -> None:
         """Stop at SIGTERM and SIGINT."""
@@ -58,27 +59,22 @@ class Process:
         print(f"note {text}", flush=True)
 
     def beat(self, db: Database, *, now: bool = False) -> None:
-        """Write the part's heartbeat if it is due (or `now`)."""
-        at = utcnow()
-        if not now and self._beat_at is not None and (at - self._beat_at).total_seconds() < BEAT_S:
+        """Write the part's heartbeat if it is due (or `now`). One that failed stays due."""
+        started, at, at_s = self._started, utcnow(), time.monotonic()
+        if not now and self._shown_start == started and at_s - self.beaten_at_s < BEAT_S:
             return
-        self._beat_at = at
+        said = {"started_at": started, "beat_at": at, "detail": dict(self.detail)}
         with db.write() as session:
-            session.merge(
-                Part(
-                    name=self.name,
-                    instance=self.instance,
-                    started_at=self._started,
-                    beat_at=at,
-                    detail=dict(self.detail),
-                )
-            )
+            insert_or(session, Part, {"name": self.name, "instance": self.instance, **said}, said)
             session.execute(delete(Part).where(Part.beat_at < at - GONE_AFTER))
+            if self._started != started:  # anew, while a slow database kept this thread waiting
+                session.rollback()
+                return
+        self.beaten_at_s, self._shown_start = at_s, started
 
     def begin_anew(self) -> None:
         """Count as started just now, so that instances that wait come first."""
         self._started = utcnow()
-        self._beat_at = None
 
     def gone(self, db: Database) -> None:
         """Take the heartbeat away: the part has stopped."""
@@ -94,7 +90,7 @@ class Process:
 def _say_good_bye(process: Process, db: Database) -> None:
     try:
         process.gone(db)
-    except OperationalError as error:
+    except AWAY as error:
         logger.warning("%s", unanswered(error))
 
 
@@ -123,7 +119,7 @@ def main(
     except (FleetError, BundleError) as error:
         print(f"edgec-fleet {name}: {error}", file=sys.stderr)
         return 2
-    except OperationalError as error:  # when we start; later it is waited for
+    except AWAY as error:  # when we start; later it is waited for
         print(f"edgec-fleet {name}: {unanswered(error)}", file=sys.stderr)
         return 4
     return 0

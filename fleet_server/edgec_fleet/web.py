@@ -17,10 +17,9 @@ from typing import Any
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
-from sqlalchemy.exc import OperationalError
 
 from edgec_fleet.api.app import devices_app, operators_app
-from edgec_fleet.db.session import unanswered
+from edgec_fleet.db.session import AWAY, unanswered
 from edgec_fleet.errors import FleetError
 from edgec_fleet.pki import Authority, ServerFiles, ensure_server_files
 from edgec_fleet.server import Server
@@ -144,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
     except FleetError as error:
         print(f"edgec-fleet {given.listener}: {error}", file=sys.stderr)
         return 2
-    except OperationalError as error:
+    except AWAY as error:
         print(f"edgec-fleet {given.listener}: {unanswered(error)}", file=sys.stderr)
         return 4
     listener.run()

@@ -3,9 +3,11 @@
 import ssl
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from mqtt_clients import wait_for
+from sqlalchemy import text
 
 from edgec_fleet.db.schema import Part, utcnow
 from edgec_fleet.gateway.link import Broker, Link
@@ -36,10 +38,12 @@ def test_a_turn_that_is_not_held_any_more_closes_the_link_whoever_hangs(
 
 def test_a_turn_is_held_by_heartbeats_whatever_the_work_does(server: Server, link: Link) -> None:
     this = Process("gateway")
+    this.beat(server.db)
+    held_since = this.beaten_at_s
+    this.begin_anew()  # so that the next one is due
 
     with Turn(this, server.db, link, lease_s=3600.0, hold_s=0.01) as turn:
-        held_since = turn._held_at
-        wait_for(lambda: turn._held_at > held_since, "it to be held")
+        wait_for(lambda: this.beaten_at_s > held_since, "it to be held")
 
         assert not turn.is_over()
         assert link.ready.is_set()
@@ -54,5 +58,34 @@ def test_a_turn_is_over_when_another_gateway_began_before(server: Server, link: 
         other = {"name": "gateway", "instance": "elsewhere:1", "detail": {}}
         session.add(Part(**other, started_at=before, beat_at=later))
 
-    with Turn(Process("gateway"), server.db, link, lease_s=3600.0, hold_s=0.01) as turn:
+    this = Process("gateway")
+    this.beat(server.db)
+    with Turn(this, server.db, link, lease_s=3600.0, hold_s=0.01) as turn:
         wait_for(turn.is_over, "the other to be seen")
+
+        assert link.ready.is_set()
+
+
+def test_a_turn_lasts_from_the_last_heartbeat_that_was_written(server: Server, link: Link) -> None:
+    this = Process("gateway")
+    this.beat(server.db)
+    this.beaten_at_s -= 3600.0  # an hour ago, and the row still stands
+
+    with Turn(this, server.db, link, lease_s=3600.0, hold_s=3600.0) as turn:
+        wait_for(turn.is_over, "it to lapse")
+
+    assert not link.ready.is_set()
+
+
+def test_a_turn_ends_though_the_database_does_not_answer(server: Server, link: Link) -> None:
+    this = Process("gateway")
+    this.beat(server.db)
+    this.begin_anew()
+    with server.db.write() as session:
+        session.execute(text("SELECT 1"))  # holds the write lock
+        with Turn(this, server.db, link, lease_s=3600.0, hold_s=0.01, leave_s=0.01) as turn:
+            pool: Any = server.db.engine.pool
+            wait_for(lambda: pool.checkedout() == 2, "it to wait for the lock")
+
+        assert turn._threads[0].is_alive()
+    turn._threads[0].join()

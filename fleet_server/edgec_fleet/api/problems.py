@@ -5,11 +5,12 @@ from typing import Any
 
 from apiflask import APIFlask, HTTPError
 from flask import Response, jsonify, request
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.exceptions import HTTPException
 
 from edgec_bundle.errors import BundleError
+from edgec_fleet.db.session import AWAY
 from edgec_fleet.errors import FleetError, SettingsError, TooManyError
 
 logger = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ def _conflict(error: IntegrityError) -> Response:
 
 
 def _database(error: DBAPIError | PoolTimeoutError) -> Response:
-    if isinstance(error, OperationalError | PoolTimeoutError):  # it is away, or has too much to do
+    if isinstance(error, AWAY):
         why = str(getattr(error, "orig", error)).partition("\n")[0]
         logger.warning("%s %s: no answer of the database: %s", request.method, request.path, why)
     else:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Protocol
 
 from sqlalchemy import exists, select
-from sqlalchemy.exc import OperationalError
 
 from edgec_fleet import pki, process
 from edgec_fleet.broker import choice, policy
 from edgec_fleet.broker.mosquitto import CA, CRL, IDENTITY, BrokerError, Mosquitto, version
 from edgec_fleet.broker.policy import Policy
 from edgec_fleet.db.schema import Assignment
+from edgec_fleet.db.session import AWAY, unanswered
 from edgec_fleet.process import Process
 from edgec_fleet.server import Server
 from edgec_fleet.settings import Address
@@ -104,13 +104,15 @@ def _follow(this: Process, server: Server, broker: Child, current: Policy, folde
             if grown_old:
                 _write_tls_files(server, folder)
                 renewed = started
-            if grown_old or wanted != current:
+            changed = wanted != current
+            if grown_old or changed:
                 broker.apply(wanted, wanted.revoked - current.revoked)
+            current = wanted  # in force, though the database may not take that we say so
             this.detail["policy_at"] = _iso(wanted)
-            this.beat(server.db, now=wanted != current or bool(awaited))
-            current, took_s = wanted, time.monotonic() - started
-        except OperationalError as error:
-            logger.warning("the database does not answer: %s", error.orig)
+            this.beat(server.db, now=changed or bool(awaited))
+            took_s = time.monotonic() - started
+        except AWAY as error:
+            logger.warning("%s", unanswered(error))
 
 
 def _write_tls_files(server: Server, folder: Path) -> None:

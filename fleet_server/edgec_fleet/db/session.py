@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import InternalError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from edgec_fleet.db.columns import Base
@@ -25,6 +26,9 @@ if TYPE_CHECKING:  # PostgreSQL's driver is an extra
     from psycopg import Connection as PostgresConnection
 
 BUSY_TIMEOUT_S = 30
+# The database does not do its work now, and may do it later: it is away, read-only after a failover
+# (InternalError), or has too much to do.
+AWAY = (OperationalError, InternalError, PoolTimeoutError)
 _PATIENCE = {
     "connect_timeout": 10,
     "tcp_user_timeout": 15_000,  # ms, for what was sent and nobody acknowledged
@@ -107,9 +111,10 @@ def driver_url(url: str) -> str:
     return parsed.render_as_string(hide_password=False)
 
 
-def unanswered(error: DBAPIError) -> str:
-    """Return in one line that the database does not answer, and why."""
-    return f"the database does not answer: {str(error.orig).partition(chr(10))[0]}"
+def unanswered(error: SQLAlchemyError) -> str:
+    """Return in one line that the database does not answer, and why (one of `AWAY`)."""
+    why = str(getattr(error, "orig", error)).partition("\n")[0]
+    return f"the database does not answer: {why}"
 
 
 def _patience(url: str) -> dict[str, int]:

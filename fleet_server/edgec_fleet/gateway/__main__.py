@@ -7,12 +7,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sqlalchemy.exc import OperationalError
-
 from edgec_fleet import process
 from edgec_fleet.broker.choice import is_child
 from edgec_fleet.broker.policy import GATEWAY
 from edgec_fleet.db.schema import utcnow
+from edgec_fleet.db.session import AWAY, unanswered
 from edgec_fleet.errors import FleetError
 from edgec_fleet.gateway import blocks
 from edgec_fleet.gateway.duty import at_work
@@ -47,8 +46,8 @@ def _stand_by(this: Process, server: Server) -> bool:
     while not this.stopping.is_set():
         try:
             other = at_work(this, server.db, utcnow())
-        except OperationalError as error:
-            logger.warning("the database does not answer: %s", error.orig)
+        except AWAY as error:
+            logger.warning("%s", unanswered(error))
         else:
             if other == this.instance:
                 return True
@@ -124,7 +123,7 @@ def _connected(this: Process, server: Server, link: Link, broker: Broker) -> boo
     """Wait for the broker.
 
     Returns:
-        False if told to stop before it came, or if another gateway is to try.
+        False if told to stop before it came, or if another gateway is to try or at work by then.
     """
     started, said = time.monotonic(), False
     tried_since = started
@@ -140,14 +139,14 @@ def _connected(this: Process, server: Server, link: Link, broker: Broker) -> boo
             if _other_at_work(this, server):
                 return False
             tried_since = now
-    return True
+    return not _other_at_work(this, server)  # a turn lasts from the last heartbeat: it is fresh now
 
 
 def _other_at_work(this: Process, server: Server) -> bool:
     try:
         return at_work(this, server.db, utcnow()) != this.instance
-    except OperationalError as error:
-        logger.warning("the database does not answer: %s", error.orig)
+    except AWAY as error:
+        logger.warning("%s", unanswered(error))
         return False
 
 
@@ -176,8 +175,8 @@ def _loop(
         except UnsentError as error:
             logger.info("%s", error)
             this.stopping.wait(1.0)
-        except OperationalError as error:
-            logger.warning("the database does not answer: %s", error.orig)
+        except AWAY as error:
+            logger.warning("%s", unanswered(error))
             this.stopping.wait(1.0)
 
 

@@ -5,12 +5,13 @@ import queue
 import threading
 import time
 
-from sqlalchemy.exc import InternalError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from edgec_bundle.errors import MessageError
 from edgec_bundle.messages import Hello, ReplyError, Request, Topics
 from edgec_fleet.db.schema import Blob, Device
+from edgec_fleet.db.session import AWAY, unanswered
 from edgec_fleet.gateway import blocks, ingest
 from edgec_fleet.gateway.admission import Admission
 from edgec_fleet.gateway.ingest import Incoming
@@ -78,8 +79,8 @@ class Intake(threading.Thread):
             try:
                 self._write(wanted)
                 break
-            except (OperationalError, InternalError) as error:  # InternalError: read-only by now
-                logger.warning("the database does not answer: %s", error.orig)
+            except AWAY as error:
+                logger.warning("%s", unanswered(error))
                 self._stopping.wait(1.0)
             except SQLAlchemyError as error:
                 if len(wanted) == 1:

@@ -9,9 +9,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from sqlalchemy.exc import OperationalError
-
 from edgec_fleet import process
+from edgec_fleet.db.session import AWAY, unanswered
 from edgec_fleet.process import Process
 from edgec_fleet.registry import audience, trust_state
 from edgec_fleet.rollout import engine, joiners
@@ -41,8 +40,8 @@ def run(this: Process, server: Server) -> None:
             audience.step(server.db)
             engine.tick_all(server.db)
             this.beat(server.db)
-        except OperationalError as error:
-            logger.warning("the database does not answer: %s", error.orig)
+        except AWAY as error:
+            logger.warning("%s", unanswered(error))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
