@@ -89,7 +89,7 @@ def _unreadable(model: str, status: int, said: list[str]) -> str:
 
 def _death(status: int, step: str, said: list[str]) -> str:
     """Return what killed the worker, where, and the end of what it said."""
-    shown = "".join(f"\n  {line}" for line in said)
+    shown = " | ".join(said)
     return f"the compiler's worker {how_it_ended(status)} at step '{step}'" + (
-        f"; it last said:{shown}" if shown else ""
+        f"; it last said: {shown}" if shown else ""
     )

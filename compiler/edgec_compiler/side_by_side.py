@@ -138,9 +138,9 @@ class _Children:
         with child.log as log:
             if child.ended is not None:
                 return child.ended
-            said = "".join(f"\n  {line}" for line in last_lines(log))
+            said = " | ".join(last_lines(log))
         death = f"{how_it_ended(child.process.exitcode or 0)} at step '{child.step}'"
-        return Ended(child.piece.name, death=death + (f"; it last said:{said}" if said else ""))
+        return Ended(child.piece.name, death=death + (f"; it last said: {said}" if said else ""))
 
     def stop(self) -> None:
         """End all pieces: asked first, so that they tidy up and end what they started."""

@@ -66,8 +66,9 @@ class Between(nn.Module):
         lambda x: torch.roll(x, (1, 2), (2, 3)),
         lambda x: x[:, :, :4, :2].repeat(1, 1, 2, 4),
         lambda x: x * torch.sigmoid(F.adaptive_max_pool2d(x, 1)),
+        lambda x: F.one_hot(x.argmax(1), 4).permute(0, 3, 1, 2) * x,
     ],
-    ids=["elu", "normalize", "amin", "roll", "repeat", "gate"],
+    ids=["elu", "normalize", "amin", "roll", "repeat", "gate", "one-hot"],
 )
 def test_what_stands_between_layers_is_converted(
     call: Callable[[torch.Tensor], torch.Tensor],

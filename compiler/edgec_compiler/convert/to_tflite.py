@@ -80,10 +80,7 @@ def _refuse_whole(graph: fx.GraphModule) -> None:
     for node in graph.graph.nodes:
         op = WITHOUT_PARTS.get(node.target)
         if op is not None:
-            raise ConversionError(
-                f"operator {op} has no form in TFLite: choose a target that takes ONNX, or cut the "
-                "model before it, and do this step in the application"
-            )
+            raise ConversionError(_no_form(op))
 
 
 def _account(error: Exception) -> str:
@@ -94,7 +91,17 @@ def _account(error: Exception) -> str:
                 f"TFLite does not compute with {kind}, which the model has: cast it to {instead} "
                 "in the model, or choose a target that takes ONNX"
             )
+    missing = re.search(r"Lowering not found: aten\.(\w+)", str(error))
+    if missing:
+        return _no_form(missing[1].strip("_"))
     return f"litert-torch cannot convert the model: {_brief(error)}"
+
+
+def _no_form(op: str) -> str:
+    return (
+        f"operator {op} has no form in TFLite: choose a target that takes ONNX, or cut the "
+        "model before it, and do this step in the application"
+    )
 
 
 def _images(tensors: tuple[ModelTensor, ...]) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from edgec_compiler.passes import (
     fusions,
     identities,
     masks,
+    one_hots,
     paddings,
     pools,
     powers,
@@ -80,6 +81,7 @@ PASSES: tuple[Pass, ...] = (
 # Behind them, for TFLite alone, whose runtimes and accelerators lack what others have.
 TFLITE_PASSES: tuple[Pass, ...] = (
     Pass("rows-as-images", rows.lift, rows.count),
+    Pass("compare-one-hots", one_hots.compare, one_hots.count),
     Pass("slice-volumes", volumes.slice_pools, volumes.count),
     Pass("scales-as-layers", affine.as_layers, affine.count_by_channel),
     Pass("cut-transposed", transposed.cut_out, transposed.count),
