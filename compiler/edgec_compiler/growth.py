@@ -5,6 +5,7 @@ from edgec_compiler.mapping.fitting import Fitted
 from edgec_compiler.source import SourceModel
 
 _LOOPS = ("LOOP", "SCAN")
+_PROGRAM = "command_stream"  # how Vela ends the names of tensors that hold instructions
 _RECURRENT = ("GRU", "LSTM", "RNN", "RNN_TANH", "RNN_RELU")
 
 
@@ -13,10 +14,15 @@ def on_growth(source: SourceModel, fitted: Fitted) -> tuple[str, ...]:
     size, was = len(fitted.payload), source.size_bytes
     if not was or size <= was or _kb(size) == _kb(was):
         return ()
-    known = _weight_bytes(fitted)
+    known, program = _weight_bytes(fitted), _program_bytes(fitted)
     if known is None:
         why = f"it is in the form that {fitted.format} files have"
-    elif known > was:
+    elif program:
+        why = (
+            f"{_kb(program)} are the accelerator's instructions, {_kb(known)} weights as it reads "
+            "them, the rest describes the file"
+        )
+    elif known > was and known > size - known:
         why = f"its weights alone take {_kb(known)}, more than the source stores them in"
     else:
         now, before = fitted.mapping.total, len(source.operators)
@@ -30,21 +36,35 @@ def on_growth(source: SourceModel, fitted: Fitted) -> tuple[str, ...]:
 def _written_out(source: SourceModel, fitted: Fitted) -> str:
     ops = {part.upper() for one in source.operators for part in one.op.split(".")}  # aten.gru.input
     found = [name for name in _LOOPS if name in ops]
-    if fitted.format == "tflite":  # ONNX has them
+    if fitted.format == "tflite" or source.format == "keras":  # ONNX has torch's and its own
         found += [name for name in _RECURRENT if name in ops]
     return f": every turn of {' and '.join(found)} is written out" if found else ""
 
 
 def _weight_bytes(fitted: Fitted) -> int | None:
     if fitted.format == "tflite":
-        model = tflite.parse(fitted.payload, "the model")
-        return sum(0 if one.data is None else len(one.data) for one in model.buffers)
+        return sum(size for name, size in _constants(fitted) if not name.endswith(_PROGRAM))
     if fitted.format == "onnx":
         import onnx  # seconds to import, and a TFLite target does without it
 
         graph = onnx.ModelProto.FromString(fitted.payload).graph
-        return sum(int(one.ByteSize()) for one in graph.initializer)
+        return sum(len(one.raw_data) or int(one.ByteSize()) for one in graph.initializer)
     return None
+
+
+def _program_bytes(fitted: Fitted) -> int:
+    """Return how much of an Ethos-U's model are its instructions."""
+    if fitted.format != "tflite" or not fitted.own_binary:
+        return 0
+    return sum(size for name, size in _constants(fitted) if name.endswith(_PROGRAM))
+
+
+def _constants(fitted: Fitted) -> list[tuple[str, int]]:
+    """Return name and bytes of what a TFLite model's tensors hold; each buffer once."""
+    model = tflite.parse(fitted.payload, "the model")
+    names = {one.buffer: one.name or b"" for graph in model.subgraphs for one in graph.tensors}
+    held = ((name.decode(), model.buffers[buffer].data) for buffer, name in names.items())
+    return [(name, len(data)) for name, data in held if data is not None]
 
 
 def _kb(size: int) -> str:

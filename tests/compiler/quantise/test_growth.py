@@ -31,14 +31,14 @@ class Memory(nn.Module):
 
 @pytest.mark.filterwarnings("ignore:The tensor attributes")  # torch capturing its own GRU
 @pytest.mark.parametrize(
-    ("target", "fmt", "said"),
+    ("target", "fmt", "said", "most"),
     [
-        ("rpi4", "tflite", "operators): every turn of GRU is written out"),
-        ("generic-arm64", "onnx", "operators and their tensors (the source has"),
+        ("rpi4", "tflite", "operators): every turn of GRU is written out", "the rest describes"),
+        ("generic-arm64", "onnx", "operators and their tensors (the source has", "weights alone"),
     ],
 )
 def test_a_larger_result_tells_its_weights_from_its_operators(
-    target: str, fmt: str, said: str
+    target: str, fmt: str, said: str, most: str
 ) -> None:
     torch.manual_seed(0)
     forms, profile = forms_of(Memory(), FRAMES), load(target)
@@ -47,10 +47,38 @@ def test_a_larger_result_tells_its_weights_from_its_operators(
     size = len(payload)
 
     (note,) = on_growth(replace(forms.source, size_bytes=size - 200), fitted)
-    (weights,) = on_growth(replace(forms.source, size_bytes=100), fitted)
+    (far,) = on_growth(replace(forms.source, size_bytes=100), fitted)
+    keras = replace(forms.source, format="keras", size_bytes=size - 200)
 
     assert said in note
     assert note.startswith(f"larger than the source file ({size / 1000:.1f} kB, ")
-    assert "more than the source stores them in" in weights
+    assert most in far  # the weights are more than 100 bytes
+    assert "every turn of GRU is written out" in on_growth(keras, fitted)[0]
     for alike in (size, round(size, -2)):
         assert on_growth(replace(forms.source, size_bytes=alike), fitted) == ()
+
+
+@pytest.mark.parametrize(("target", "fmt"), [("rpi4", "tflite"), ("generic-arm64", "onnx")])
+def test_weights_are_blamed_where_they_are_most_of_the_file(target: str, fmt: str) -> None:
+    torch.manual_seed(0)
+    forms, profile = forms_of(nn.Linear(5, 2000), FRAMES), load(target)
+    payload = make_variant(forms, profile, fmt, Recipe("fp32")).payload
+    fitted = fit_to_target(payload, fmt, profile, "wide", None)
+
+    (note,) = on_growth(replace(forms.source, size_bytes=20_000), fitted)
+
+    assert "its weights alone take 48." in note
+    assert "more than the source stores them in" in note
+
+
+def test_instructions_of_an_accelerator_are_no_weights() -> None:
+    pytest.importorskip("ethosu")
+    torch.manual_seed(0)
+    forms, profile = forms_of(nn.Conv2d(3, 4, 3)), load("ethos-u55-256")
+    payload = make_variant(forms, profile, "tflite", Recipe("int8")).payload
+    fitted = fit_to_target(payload, "tflite", profile, "net", None)
+
+    (note,) = on_growth(replace(forms.source, size_bytes=500), fitted)
+
+    assert "are the accelerator's instructions" in note
+    assert "alone" not in note
