@@ -85,15 +85,15 @@ def _refuse_whole(graph: fx.GraphModule) -> None:
 
 def _account(error: Exception) -> str:
     """Return why the converter gave up, in our words where they are known."""
+    missing = re.search(r"Lowering not found: aten\.(\w+)", str(error))
+    if missing:
+        return _no_form(missing[1].strip("_"))
     for pattern, (kind, instead) in _FOREIGN.items():
         if re.search(pattern, str(error)):
             return (
                 f"TFLite does not compute with {kind}, which the model has: cast it to {instead} "
                 "in the model, or choose a target that takes ONNX"
             )
-    missing = re.search(r"Lowering not found: aten\.(\w+)", str(error))
-    if missing:
-        return _no_form(missing[1].strip("_"))
     return f"litert-torch cannot convert the model: {_brief(error)}"
 
 
