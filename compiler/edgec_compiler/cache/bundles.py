@@ -28,7 +28,7 @@ CONTENT = frozenset({"calibration", "evaluation", "preprocessing", "labels", "de
 ELSEWHERE = frozenset(
     {
         *("model", "targets", "out", "lock", "locked", "unlike", "cache", "jobs"),
-        *("search_budget", "max_layers"),
+        *("search_budget", "max_layers", "noise_ranges"),
     }
 )
 VALUES = frozenset(
