@@ -381,6 +381,18 @@ CASES: dict[str, tuple[str, nn.Module, tuple[int, ...], list[str]]] = {
         IMAGE,
         ["relu", "constant_pad_nd", "max_pool2d"],
     ),
+    "minus infinity around a maximum, as SAME pads": (
+        "same-padded-maxima",
+        Holder(lambda x: F.max_pool2d(F.pad(x, (0, 1, 1, 2), value=-math.inf), (5, 3), 2)),
+        IMAGE,
+        ["max_pool2d"],
+    ),
+    "copies of the edge around a maximum, as SAME pads": (
+        "same-padded-maxima",
+        Holder(lambda x: F.max_pool2d(F.pad(x, (0, 1, 0, 1), "replicate"), 3, 2)),
+        IMAGE,
+        ["max_pool2d"],
+    ),
     "a padded maximum of any values": (
         "edge-padded-maxima",
         Holder(lambda x: F.max_pool2d(x, 3, 2, 1)),
@@ -503,6 +515,16 @@ ALONE: dict[str, tuple[str, nn.Module, tuple[int, ...]]] = {
     "a padded maximum of any values": (
         "zero-padded-maxima",
         Holder(lambda x: F.max_pool2d(x, 3, 2, 1)),
+        IMAGE,
+    ),
+    "a maximum that pads as SAME does not": (
+        "same-padded-maxima",
+        Holder(lambda x: F.max_pool2d(F.pad(x, (1, 0, 1, 0), "replicate"), 3, 2)),
+        IMAGE,
+    ),
+    "a maximum of windows that read copies of the edge alone": (
+        "edge-padded-maxima",
+        Holder(lambda x: F.max_pool2d(F.pad(x, (2, 2, 2, 2), "replicate"), 2, 2)),
         IMAGE,
     ),
     "a maximum of as many values as it reads": (

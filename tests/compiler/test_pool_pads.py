@@ -1,4 +1,4 @@
-"""Minus infinity before a maximum pool, in ONNX."""
+"""Minus infinity and copies of the edge before a maximum pool, in ONNX."""
 
 import numpy as np
 import onnx
@@ -25,8 +25,10 @@ def _ops(model: onnx.ModelProto) -> list[str]:
     return [node.op_type for node in model.graph.node]
 
 
-def test_minus_infinity_becomes_the_pools_own_padding() -> None:
+@pytest.mark.parametrize("mode", ["constant", "edge"])
+def test_what_no_maximum_is_becomes_the_pools_own_padding(mode: str) -> None:
     model = _model("0, 0, 1, 1, 0, 0, 0, 1")
+    model.graph.node[0].attribute.append(onnx.helper.make_attribute("mode", mode))
     x = np.random.default_rng(0).normal(size=(1, 2, 7, 6)).astype(np.float32) - 9
     (wanted,) = load_session(model.SerializeToString(), "onnxruntime").run({"x": x}).values()
 

@@ -1,6 +1,7 @@
-"""Minus infinity around an image becomes the padding of the maximum pool that reads it.
+"""What takes part in no maximum, around an image, becomes the padding of the pool that reads it.
 
-The pool computes the same values, and nothing is infinite that a quantiser would find a range for.
+That is minus infinity, or copies of the edge. The pool computes the same values, as each of its
+windows holds a line of the image, and nothing is infinite that a quantiser would find a range for.
 Left alone: a padding with another reader, on other axes, and what no pool may pad, its window or
 more.
 """
@@ -9,9 +10,11 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+_ENDLESS = (b"constant", True)
+
 
 def fold(model: onnx.ModelProto) -> None:
-    """Rewrite `model` in place: each Pad of minus infinity that a MaxPool alone reads."""
+    """Rewrite `model` in place: each such Pad that a MaxPool alone reads."""
     graph = model.graph
     constants = {one.name: one for one in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
@@ -20,7 +23,7 @@ def fold(model: onnx.ModelProto) -> None:
         pad = makers.get(pool.input[0]) if pool.op_type == "MaxPool" else None
         if pad is None or pad.op_type != "Pad" or read.count(pool.input[0]) != 1:
             continue
-        pads = _sum(pool, _endless(pad, constants))
+        pads = _sum(pool, _unseen(pad, constants))
         if pads is None:
             continue
         kept = [one for one in pool.attribute if one.name not in ("pads", "auto_pad")]
@@ -33,14 +36,15 @@ def fold(model: onnx.ModelProto) -> None:
         graph.initializer.remove(constants[name])
 
 
-def _endless(pad: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> list[int] | None:
-    """Return the pads of a Pad of minus infinity, per axis, before and then after."""
-    mode = [one.s for one in pad.attribute if one.name == "mode"]
-    known = [constants.get(name) for name in pad.input[1:]]
-    if len(known) != 2 or None in known or mode not in ([], [b"constant"]):
+def _unseen(pad: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> list[int] | None:
+    """Return the pads of a Pad of minus infinity or of edges, per axis, before and then after."""
+    mode = next((one.s for one in pad.attribute if one.name == "mode"), b"constant")
+    known = [constants.get(name) for name in pad.input[1:] if name]
+    values = [numpy_helper.to_array(one) for one in known if one is not None]
+    if len(values) != len(known) or not values:
         return None
-    pads, value = (numpy_helper.to_array(one) for one in known if one is not None)
-    return [int(n) for n in pads] if np.all(value == -np.inf) else None
+    endless = len(values) == 2 and bool(np.all(values[1] == -np.inf))
+    return [int(n) for n in values[0]] if mode == b"edge" or (mode, endless) == _ENDLESS else None
 
 
 def _sum(pool: onnx.NodeProto, more: list[int] | None) -> list[int] | None:

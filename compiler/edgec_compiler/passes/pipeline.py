@@ -24,6 +24,7 @@ from edgec_compiler.passes import (
     fusions,
     identities,
     masks,
+    maxima,
     one_hots,
     paddings,
     pools,
@@ -91,8 +92,9 @@ TFLITE_PASSES: tuple[Pass, ...] = (
     Pass("write-prelus", channel_last.write_prelus, channel_last.count_prelus),
     Pass("write-curves", curves.write, curves.count),
     Pass("turn-differences", channel_last.turn_differences, channel_last.count_differences),
-    Pass("zero-padded-maxima", pools.pad_maxima_with_zeros, pools.count_padded_maxima),
-    Pass("edge-padded-maxima", pools.pad_maxima_with_edges, pools.count_other_padded_maxima),
+    Pass("same-padded-maxima", maxima.pad_maxima_alike, maxima.count_same_maxima),
+    Pass("zero-padded-maxima", maxima.pad_maxima_with_zeros, maxima.count_padded_maxima),
+    Pass("edge-padded-maxima", maxima.pad_maxima_with_edges, maxima.count_other_padded_maxima),
 )
 
 
