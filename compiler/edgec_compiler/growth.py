@@ -36,8 +36,10 @@ def on_growth(source: SourceModel, fitted: Fitted) -> tuple[str, ...]:
 def _written_out(source: SourceModel, fitted: Fitted) -> str:
     ops = {part.upper() for one in source.operators for part in one.op.split(".")}  # aten.gru.input
     found = [name for name in _LOOPS if name in ops]
-    if fitted.format == "tflite" or source.format == "keras":  # ONNX has torch's and its own
-        found += [name for name in _RECURRENT if name in ops]
+    whole = {verdict.op.upper() for verdict in fitted.mapping.ops}
+    for name in _RECURRENT:
+        if name in ops and not any(op.endswith(name.partition("_")[0]) for op in whole):
+            found.append(name)
     return f": every turn of {' and '.join(found)} is written out" if found else ""
 
 

@@ -23,18 +23,23 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "Tanh": torch.tanh,
     "Relu": torch.relu,
 }
-_Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # input, hidden, cell
-_MakeStep = Callable[[list[Callable[[Tensor], Tensor]], Tensor, Tensor, Tensor, Tensor], _Step]
+# What the input gives to the gates, hidden and cell -> the next hidden and cell.
+_Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+# Activations, recurrent weights and biases -> a step.
+_MakeStep = Callable[[list[Callable[[Tensor], Tensor]], Tensor, Tensor], _Step]
 
 
 def _scan(
-    x: Tensor, hidden: Tensor, cell: Tensor, step: _Step, *, backward: bool
+    given: Tensor, hidden: Tensor, cell: Tensor, step: _Step, *, backward: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ([time, batch, hidden], last hidden, last cell)."""
-    outputs = []
-    order = range(x.shape[0] - 1, -1, -1) if backward else range(x.shape[0])
-    for t in order:
-        hidden, cell = step(x[t], hidden, cell)
+    """Return ([time, batch, hidden], last hidden, last cell) for what [time, batch, input] gives.
+
+    Steps are rows of one matrix, so that TFLite slices and does not reshape each.
+    """
+    batch, rows, outputs = given.shape[1], given.flatten(0, 1), []
+    steps = range(given.shape[0])
+    for t in reversed(steps) if backward else steps:
+        hidden, cell = step(rows[t * batch : (t + 1) * batch], hidden, cell)
         outputs.append(hidden)
     return torch.stack(outputs[::-1] if backward else outputs), hidden, cell
 
@@ -47,7 +52,7 @@ def _run(
     activations: list[str],
     make_step: Callable[[int], _MakeStep],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run every direction; return Y, Y_h and Y_c."""
+    """Run every direction; return Y, Y_h and Y_c. The input is multiplied for all steps at once."""
     w, r, bias = weights
     directions, wide, size = w.shape[0], w.shape[1], r.shape[-1]
     zeros = torch.zeros(directions, x.shape[1], size, dtype=x.dtype)
@@ -57,8 +62,10 @@ def _run(
     for d in range(directions):
         b = torch.zeros(2 * wide, dtype=x.dtype) if bias is None else bias[d]
         own = [ACTIVATIONS[name] for name in activations[d * count : (d + 1) * count]]
-        step = make_step(d)(own, w[d], r[d], b[:wide], b[wide:])
-        runs.append(_scan(x, hidden[d], cell[d], step, backward=d == 1 or direction == "reverse"))
+        given = functional.linear(x, w[d], b[:wide])
+        backward = d == 1 or direction == "reverse"
+        step = make_step(d)(own, r[d], b[wide:])
+        runs.append(_scan(given, hidden[d], cell[d], step, backward=backward))
     y, h, c = (torch.stack([run[i] for run in runs], 1 if i == 0 else 0) for i in range(3))
     return y, h, c
 
@@ -72,9 +79,9 @@ def _rnn(
     direction: str,
     activations: list[str],
 ) -> tuple[Tensor, Tensor]:
-    def make(act: Any, w: Tensor, r: Tensor, bw: Tensor, br: Tensor) -> _Step:
+    def make(act: Any, r: Tensor, b: Tensor) -> _Step:
         (f,) = act
-        return lambda x, h, c: (f(functional.linear(x, w, bw) + functional.linear(h, r, br)), c)
+        return lambda given, h, c: (f(given + functional.linear(h, r, b)), c)
 
     return _run(x, (w, r, b), (h0, None), direction, activations, lambda _: make)[:2]
 
@@ -91,21 +98,19 @@ def _gru(
 ) -> tuple[Tensor, Tensor]:
     """`late`: the reset gate scales what the recurrence made, not the state (as in torch)."""
 
-    def make(act: Any, w: Tensor, r: Tensor, bw: Tensor, br: Tensor) -> _Step:
+    def make(act: Any, r: Tensor, b: Tensor) -> _Step:
         f, g = act
-        size = r.shape[1]
+        size = 2 * r.shape[1]  # of both gates
 
-        def step(x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-            given = functional.linear(x, w, bw)
-            gates = functional.linear(h, r[: 2 * size], br[: 2 * size])
-            update = f(given[:, :size] + gates[:, :size])
-            reset = f(given[:, size : 2 * size] + gates[:, size:])
+        def step(given: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+            past = functional.linear(h, r if late else r[:size], b if late else b[:size])
+            update, reset = f(given[:, :size] + past[:, :size]).chunk(2, 1)
             if late:
-                past = reset * functional.linear(h, r[2 * size :], br[2 * size :])
+                old = reset * past[:, size:]
             else:
-                past = functional.linear(reset * h, r[2 * size :], br[2 * size :])
-            new = g(given[:, 2 * size :] + past)
-            return (1 - update) * new + update * h, c
+                old = functional.linear(reset * h, r[size:], b[size:])
+            new = g(given[:, size:] + old)
+            return new + update * (h - new), c
 
         return step
 
@@ -126,20 +131,23 @@ def _lstm(
     """`peepholes` [directions, 3 * hidden]: weights of the cell in its gates i, o, f."""
 
     def make_of(d: int) -> _MakeStep:
-        def make(act: Any, w: Tensor, r: Tensor, bw: Tensor, br: Tensor) -> _Step:
+        def make(act: Any, r: Tensor, b: Tensor) -> _Step:
             f, g, out = act
-            if peepholes is None:
-                peep = [torch.zeros((), dtype=w.dtype)] * 3
-            else:
-                peep = list(peepholes[d].chunk(3))
+            size = r.shape[1]
 
-            def step(x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-                gates = functional.linear(x, w, bw) + functional.linear(h, r, br)
-                i, o, forget, new = gates.chunk(4, 1)
+            def step(given: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+                gates = given + functional.linear(h, r, b)
+                i, o, forget = f(gates[:, : 3 * size]).chunk(3, 1)
+                c_new = forget * c + i * g(gates[:, 3 * size :])
+                return o * out(c_new), c_new
+
+            def peeping(given: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+                peep = list(peepholes[d].chunk(3)) if peepholes is not None else []
+                i, o, forget, new = (given + functional.linear(h, r, b)).chunk(4, 1)
                 c_new = f(forget + peep[2] * c) * c + f(i + peep[0] * c) * g(new)
                 return f(o + peep[1] * c_new) * out(c_new), c_new
 
-            return step
+            return step if peepholes is None else peeping
 
         return make
 

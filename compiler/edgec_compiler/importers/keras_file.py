@@ -21,6 +21,7 @@ from torch import nn
 from edgec_compiler.errors import MissingExtraError, ModelFileError, UsageError
 from edgec_compiler.importers.batch_axes import Rows, lacking, notes_on, with_axis
 from edgec_compiler.importers.keras_config import MEMBERS, WAY_OUT, read_config
+from edgec_compiler.importers.keras_recurrence import keep_whole
 from edgec_compiler.importers.keras_words import Config
 from edgec_compiler.importers.shapes import Shapes, fixed_shape, refuse_unknown
 from edgec_compiler.source import Operator, SourceModel
@@ -39,6 +40,7 @@ def import_keras(path: Path, kind: str, shapes: Shapes) -> SourceModel:
         UsageError: a free axis needs --shape.
     """
     model = _load(path, kind, read_config(path, kind))
+    keep_whole(model)
     example, inputs = _inputs(model, shapes)
     module = _Positional(model).eval()
     outputs = _outputs(module, example, model)

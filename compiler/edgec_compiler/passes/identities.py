@@ -2,7 +2,8 @@
 
 Removed: dropout, detach, clone, alias, contiguous, copies to the same dtype, reshapes, views,
 expands and slices that keep the shape, permutations in order, assertions of torch.export, times or
-through 1, plus or minus 0, a concatenation of one; and a reshape that only another one reads.
+through 1, plus or minus 0, a concatenation of one, a reversal of a reversal; and a reshape that
+only another one reads.
 Left alone: an operator whose input is the graph's own input or constant and whose value is
 returned, since an output may not be an input.
 """
@@ -48,7 +49,14 @@ _NEUTRAL: dict[Any, float] = {
 
 
 def drop(graph: fx.GraphModule) -> int:
-    """Remove identities in place; return how many."""
+    """Remove identities in place, and what then is one; return how many."""
+    found = 0
+    while dropped := _drop_those_there(graph):
+        found += dropped
+    return found
+
+
+def _drop_those_there(graph: fx.GraphModule) -> int:
     found = 0
     for node in list(graph.graph.nodes):
         source = _source(graph, node)
@@ -91,6 +99,9 @@ def _source(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     first: Any = node.args[0]
     if is_call(node, _A.cat.default) and len(first) == 1:
         return first[0] if _may_stand_in(node, first[0]) else None
+    if is_call(node, _A.flip.default) and is_call(first, _A.flip.default):
+        x: Any = first.args[0]
+        return x if node.args[1] == first.args[1] and _may_stand_in(node, x) else None
     neutral = _NEUTRAL.get(node.target)
     if neutral is not None and len(node.args) == 2 and not node.kwargs:
         pairs = [(first, node.args[1])]

@@ -29,6 +29,7 @@ from edgec_compiler.passes import (
     paddings,
     pools,
     powers,
+    recurrences,
     repeats,
     rows,
     scaling,
@@ -58,6 +59,7 @@ def _fusing(name: str, match: fusions.Match) -> Pass:
 PASSES: tuple[Pass, ...] = (
     Pass("drop-identities", identities.drop, identities.count),
     Pass("fold-constants", constants.fold, constants.count),
+    Pass("drop-zero-states", recurrences.drop_zero_states, recurrences.count_zero_states),
     Pass("fuse-gelu", fusions.fuse_gelu, partial(fusions.count, match=fusions.gelu)),
     _fusing("fuse-hard-swish", fusions.hard_swish),
     _fusing("fuse-hard-sigmoid", fusions.hard_sigmoid),
