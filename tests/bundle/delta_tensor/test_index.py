@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from delta_models import DIGITS, Weights, onnx_file, random_data, tflite_file
+from delta_models import DIGITS, Weights, field, onnx_file, random_data, tflite_file, varint
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
@@ -51,6 +51,45 @@ def test_values_in_float_data_and_in_constant_nodes_are_found() -> None:
         "w": np.array([1, 2, 3], "<f4").tobytes(),
         "v": np.array([4, 5], "<f4").tobytes(),
     }
+
+
+def test_values_inside_of_operators_and_functions_are_found() -> None:
+    def value(name: str, number: float) -> onnx.TensorProto:
+        return onnx.helper.make_tensor(name, onnx.TensorProto.FLOAT, [1], [number])
+
+    def branch(name: str, inner: list[onnx.NodeProto], number: float) -> onnx.GraphProto:
+        return onnx.helper.make_graph(inner, name, [], [], [value(name, number)])
+
+    deep = onnx.helper.make_node("Loop", [], [], body=branch("c", [], 3))
+    then, other = branch("a", [deep], 1), branch("b", [], 2)
+    node = onnx.helper.make_node("If", ["x"], [], then_branch=then, else_branch=other)
+    constant = onnx.helper.make_node("Constant", [], ["k"], value=value("f", 4))
+    opset = [onnx.helper.make_opsetid("", 17)]
+    function = onnx.helper.make_function("own", "f", [], ["k"], [constant], opset)
+    graph = onnx.helper.make_graph([node], "g", [], [])
+    data = onnx.helper.make_model(graph, functions=[function]).SerializeToString()
+
+    found = {one.name: data[one.offset : one.end] for one in onnx_tensors(data)}
+
+    numbers = {"a": 1, "b": 2, "c": 3, "f": 4}
+    assert found == {name: np.array([one], "<f4").tobytes() for name, one in numbers.items()}
+
+
+def test_graphs_in_graphs_without_end_are_no_model_or_have_an_end() -> None:
+    graph = b""
+    for _ in range(2_000):
+        graph = field(1, field(5, field(6, graph)))
+    data = varint(1 << 3) + varint(9) + field(7, graph)
+
+    assert tensors_of(data) == ()
+
+
+def test_a_sparse_tensor_is_found_without_its_shape() -> None:
+    data = tflite_file([Weights("w", "float16", (40, 10), bytes(range(96)))])
+
+    found = [(one.dtype, one.shape, data[one.offset : one.end]) for one in tensors_of(data)]
+
+    assert found == [("float16", (48,), bytes(range(96)))]
 
 
 @pytest.mark.parametrize("write", [onnx_file, tflite_file])

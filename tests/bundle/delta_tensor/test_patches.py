@@ -157,6 +157,40 @@ def test_a_scale_that_follows_from_another_is_not_sent() -> None:
         assert derived < 0.7 * free
 
 
+def test_scales_that_follow_from_unchanged_ones_are_not_sent() -> None:
+    scales = np.random.default_rng(12).random(2_000, dtype=np.float32)
+
+    def model(single: np.float32, turned: bool) -> bytes:
+        tensors = [
+            Weights("s", "float32", (1,), single.tobytes()),
+            Weights("w_scale", "float32", (2_000,), scales.tobytes()),
+            Weights("b_scale", "float32", (2_000,), (single * scales).tobytes()),
+        ]
+        return onnx_file(tensors[::-1] if turned else tensors)
+
+    for turned in (False, True):  # either may come first in the file
+        models = [model(np.float32(single), turned) for single in (0.0173, 0.0219)]
+        assert size_of("tensor", *models) < 200
+
+
+def test_a_number_that_others_follow_from_may_end_in_bytes_of_the_old_file() -> None:
+    scales = np.random.default_rng(13).random((2, 2_000), dtype=np.float32)
+
+    def model(which: int) -> bytes:
+        single = np.float32((0.0173, 0.0219)[which])  # alike in the highest byte
+        name = "the name of what follows it " * 4
+        tensors = [
+            Weights("s", "float32", (1,), single.tobytes()),
+            Weights(name, "float32", (2_000,), scales[which].tobytes()),
+            Weights("b_scale", "float32", (2_000,), (single * scales[which]).tobytes()),
+        ]
+        return onnx_file(tensors)
+
+    lone = [onnx_file([Weights("w", "float32", (2_000,), one.tobytes())]) for one in scales]
+
+    assert size_of("tensor", model(0), model(1)) < size_of("tensor", *lone) + 200
+
+
 def test_a_bias_is_told_by_the_change_of_its_scale() -> None:
     chance = np.random.default_rng(11)
     scales = chance.random((2, 3_000), dtype=np.float32) * np.float32(0.02) + np.float32(0.1)

@@ -1,7 +1,7 @@
 """The tensors of an ONNX file: a small protobuf reader that looks at nothing else.
 
-Finds the initializers of the graph and of its functions' bodies, in `raw_data` or, packed, in
-`float_data` and `int32_data` of 4-byte elements. Other spellings are left to the caller as
+Finds initializers and constants' values of the graph, of those inside its operators, and of its
+functions, in `raw_data` or, packed, in `float_data`. Other spellings are left to the caller as
 plain bytes, and so is external data.
 
 Source: onnx/onnx.proto3; protobuf's encoding page.
@@ -36,16 +36,19 @@ _MAX_FIELDS = 1 << 20  # of one file
 _MAX_NAME = 1024
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
-_MODEL_IR_VERSION, _MODEL_GRAPH = 1, 7
+_MAX_DEPTH = 8  # of graphs in operators (If, Loop, Scan) of graphs
+
+_MODEL_IR_VERSION, _MODEL_GRAPH, _MODEL_FUNCTION = 1, 7, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
+_FUNCTION_NODE = 7
 _NODE_ATTRIBUTE = 5
-_ATTRIBUTE_TENSOR = 5
+_ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS = 5, 6, 11
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_FLOATS, _TENSOR_INTS = 1, 2, 4, 5
 _TENSOR_NAME, _TENSOR_RAW = 8, 9
 
 
 def onnx_tensors(data: Bytes) -> tuple[Tensor, ...]:
-    """Return the initializers and constant nodes' values of an ONNX file.
+    """Return the initializers and constant nodes' values of an ONNX file, nested graphs included.
 
     Raises:
         NotAModelError: `data` is not a sound ONNX file.
@@ -58,29 +61,43 @@ def onnx_tensors(data: Bytes) -> tuple[Tensor, ...]:
             raise NotAModelError("expected an ONNX file")
         if field == _MODEL_GRAPH and wire == _LENGTH:
             graphs += 1
-            found += _graph_tensors(reader, start, end)
+            found += _graph_tensors(reader, start, end, _MAX_DEPTH)
+        elif field == _MODEL_FUNCTION and wire == _LENGTH:
+            for node in reader.messages(start, end, _FUNCTION_NODE):
+                found += _node_tensors(reader, *node, _MAX_DEPTH)
+        if len(found) > MAX_TENSORS:
+            raise NotAModelError(f"expected at most {MAX_TENSORS} tensors")
     if graphs != 1:
         raise NotAModelError("expected an ONNX file")
     return without_overlaps(found)
 
 
-def _graph_tensors(reader: "_Reader", start: int, end: int) -> list[Tensor]:
-    found: list[Tensor | None] = []
+def _graph_tensors(reader: "_Reader", start: int, end: int, depth: int) -> list[Tensor]:
+    found: list[Tensor] = []
     for field, wire, at, to in reader.fields(start, end):
         if field == _GRAPH_INITIALIZER and wire == _LENGTH:
-            found.append(_tensor(reader, at, to))
+            found += _tensor(reader, at, to)
         elif field == _GRAPH_NODE and wire == _LENGTH:
-            found += [
-                _tensor(reader, *tensor)
-                for attribute in reader.messages(at, to, _NODE_ATTRIBUTE)
-                for tensor in reader.messages(*attribute, _ATTRIBUTE_TENSOR)
-            ]
+            found += _node_tensors(reader, at, to, depth)
         if len(found) > MAX_TENSORS:
             raise NotAModelError(f"expected at most {MAX_TENSORS} tensors")
-    return [tensor for tensor in found if tensor is not None]
+    return found
 
 
-def _tensor(reader: "_Reader", start: int, end: int) -> Tensor | None:
+def _node_tensors(reader: "_Reader", start: int, end: int, depth: int) -> list[Tensor]:
+    """Return what an operator holds: a constant's value, and all of the graphs that it runs."""
+    found: list[Tensor] = []
+    for attribute in reader.messages(start, end, _NODE_ATTRIBUTE):
+        for field, wire, at, to in reader.fields(*attribute):
+            if field == _ATTRIBUTE_TENSOR and wire == _LENGTH:
+                found += _tensor(reader, at, to)
+            elif field in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS) and wire == _LENGTH and depth:
+                found += _graph_tensors(reader, at, to, depth - 1)
+    return found
+
+
+def _tensor(reader: "_Reader", start: int, end: int) -> list[Tensor]:
+    """Return the tensor of a message, or none if no element of it has a place of its own."""
     name, shape, number = "", [], 0
     content: list[tuple[int, int, int]] = []
     for field, wire, at, to in reader.fields(start, end):
@@ -94,13 +111,13 @@ def _tensor(reader: "_Reader", start: int, end: int) -> Tensor | None:
             content.append((field, at, to))
     dtype = _DTYPES.get(number)
     if dtype is None or len(content) != 1 or len(shape) > MAX_RANK:
-        return None
+        return []
     field, at, to = content[0]
     if field == _TENSOR_INTS or (field == _TENSOR_FLOATS and dtype != "float32"):
-        return None  # varints: no element has a place of its own
+        return []  # varints
     if (prod(shape) * _BITS[dtype] + 7) // 8 != to - at:
-        return None
-    return Tensor(name, dtype, tuple(shape), at, to - at)
+        return []
+    return [Tensor(name, dtype, tuple(shape), at, to - at)]
 
 
 class _Reader:

@@ -1,7 +1,7 @@
 """What the encoder does with each part of the new file, before any element is coded."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -62,34 +62,30 @@ def plan(old: Bytes, new: Bytes) -> list[Step]:
     if not new_tensors or not old_kept:  # one of them is no model: compare all bytes
         new_all = new_tensors = old_kept = []
     sources = candidates(old_kept, new_tensors, old, new)
-    derivations = _derivations(new, new_all)
     old_scales = {one.name: one for one in old_tensors if one.dtype == "float32"}
     new_scales = {one.name: one for one in new_all if one.dtype == "float32"}
-    gaps = skeleton.compare(old, new, old_kept, new_tensors)
+    small = [one for one in new_all if one.size < MIN_TENSOR_BYTES]
+    gaps = skeleton.compare(old, new, old_kept, new_tensors, small)
+    made = [_step(old, new, one, found) for one, found in zip(new_tensors, sources, strict=True)]
+    changed = {step.tensor.offset for step in made if isinstance(step, Work)}
+    derivations = _derivations(new, new_all, changed)
     steps: list[Step] = list(gaps[0])
-    for tensor, found, gap in zip(new_tensors, sources, gaps[1:], strict=True):
-        steps.append(_step(old, new, tensor, found, derivations.get(tensor.offset)))
-        last = steps[-1]
-        if isinstance(last, Work) and found:
-            steps[-1] = _with_scales(last, old_scales, new_scales)
-        steps += gap
+    for step, gap in zip(made, gaps[1:], strict=True):
+        if isinstance(step, Work):
+            step = replace(step, derivation=derivations.get(step.tensor.offset))
+            step = _with_scales(step, old_scales, new_scales) if step.sources else step
+        steps += [step, *gap]
     return list(_merged(steps))
 
 
-def _step(
-    old: Bytes,
-    new: Bytes,
-    tensor: Tensor,
-    sources: tuple[Tensor, ...],
-    derivation: Derivation | None,
-) -> Step:
+def _step(old: Bytes, new: Bytes, tensor: Tensor, sources: tuple[Tensor, ...]) -> Step:
     data = new[tensor.offset : tensor.end]
     for source in sources:
         if source.size == tensor.size and old[source.offset : source.end] == data:
             return Copy(tensor.size, source.offset)
     if sources and _holds_halves(old[sources[0].offset : sources[0].end], data, tensor):
         tensor = replace(tensor, dtype="int4", shape=(2 * tensor.size,))
-    return Work(tensor, sources, derivation)
+    return Work(tensor, sources)
 
 
 def _holds_halves(old: bytes, new: bytes, tensor: Tensor) -> bool:
@@ -135,11 +131,14 @@ def _merged(steps: Sequence[Step]) -> Iterator[Step]:
     yield from skeleton.merged(plain)
 
 
-def _derivations(new: Bytes, tensors: Sequence[Tensor]) -> dict[int, Derivation]:
+def _derivations(
+    new: Bytes, tensors: Sequence[Tensor], changed: Collection[int]
+) -> dict[int, Derivation]:
     """Return what follows from what, by the offset of the tensor that follows.
 
     A bias's scale is the product of the input's scale and the weights' scales, as the runtimes
-    define it; which of the two vectors comes first in the file is up to the exporter.
+    define it; which of the two vectors comes first in the file is up to the exporter. Where only
+    one of them is in `changed`, that one follows.
     """
     floats = [one for one in tensors if one.dtype == "float32" and one.size <= 4 * _MAX_VECTOR]
     values = {one.offset: np.frombuffer(new[one.offset : one.end], "<f4") for one in floats}
@@ -155,7 +154,7 @@ def _derivations(new: Bytes, tensors: Sequence[Tensor]) -> dict[int, Derivation]
     found: dict[int, Derivation] = {}
     for offsets in alike.values():
         for product in offsets[:_MAX_ALIKE]:
-            _derive(product, offsets[:_MAX_ALIKE], values, singles, found)
+            _derive(product, offsets[:_MAX_ALIKE], values, singles, changed, found)
     return found
 
 
@@ -164,6 +163,7 @@ def _derive(
     offsets: Sequence[int],
     values: dict[int, npt.NDArray[np.float32]],
     singles: Sequence[tuple[float, int]],
+    changed: Collection[int],
     found: dict[int, Derivation],
 ) -> None:
     """Note it in `found` if the vector at `product` is another one times a single number."""
@@ -181,8 +181,8 @@ def _derive(
         for _, single in singles[first : min(int(last), int(first) + 8)]:
             with np.errstate(all="ignore"):
                 is_product = np.array_equal(values[vector] * values[single][0], wanted)
-            later, earlier = max(product, vector), min(product, vector)
-            if is_product and later not in found and earlier not in found:
-                kind = PRODUCT if later == product else QUOTIENT
-                found[later] = Derivation(kind, earlier, single)
+            source, made = sorted((product, vector), key=lambda one: (one in changed, one))
+            if is_product and made in changed and made not in found and source not in found:
+                kind = PRODUCT if made == product else QUOTIENT
+                found[made] = Derivation(kind, source, single)
                 return

@@ -4,6 +4,7 @@ The bytes between the tensors of each file are joined and compared with bsdiff's
 they are few, and block by block beyond that.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -45,10 +46,19 @@ class Gaps:
 
 
 def compare(
-    old: Bytes, new: Bytes, old_tensors: Sequence[Tensor], new_tensors: Sequence[Tensor]
+    old: Bytes,
+    new: Bytes,
+    old_tensors: Sequence[Tensor],
+    new_tensors: Sequence[Tensor],
+    small: Sequence[Tensor],
 ) -> list[list[Plain]]:
-    """Return for each gap of `new`, the one behind the last tensor included, how to make it."""
+    """Return for each gap of `new`, the one behind the last tensor included, how to make it.
+
+    `small` are tensors in the gaps, by offset. Others may follow from them, so what is equal to
+    the old file is not told from what isn't in the middle of one.
+    """
     old_gaps, new_gaps = Gaps(old, old_tensors), Gaps(new, new_tensors)
+    whole = [(one.offset, one.end) for one in small]
     old_bytes, new_bytes = old_gaps.joined(), new_gaps.joined()
     found: list[list[Plain]] = [[] for _ in new_gaps.ranges]
     for at, size, source in _aligned(old_bytes, new_bytes):
@@ -61,7 +71,7 @@ def compare(
                 place, left = old_gaps.place(source)
                 length = min(length, left)
                 change = _difference(old_bytes, source, new_bytes, at, length)
-                found[gap] += _split(change, place)
+                found[gap] += _split(change, place, new_gaps.place(at)[0], whole)
                 source += length
             at += length
             size -= length
@@ -136,15 +146,35 @@ def _difference(
     return np.not_equal(before, np.frombuffer(new, np.uint8, size, new_at))
 
 
-def _split(change: np.ndarray[tuple[int], np.dtype[np.bool_]], old: int) -> Iterator[Plain]:
-    """Return copies for long equal stretches, and additions for what lies between."""
+def _split(
+    change: np.ndarray[tuple[int], np.dtype[np.bool_]],
+    old: int,
+    new: int,
+    whole: Sequence[tuple[int, int]],
+) -> Iterator[Plain]:
+    """Return copies for long equal stretches, and additions for what lies between.
+
+    Args:
+        change: which bytes differ.
+        old, new: where they start in either file.
+        whole: ranges of the new file in which no copy starts or ends.
+    """
     changed = np.flatnonzero(change)
     edges = [0]
     if len(changed):
         for before, after in pairwise([-1, *changed.tolist(), len(change)]):
             if after - before - 1 >= _EQUAL_RUN:
-                edges += [before + 1, after]
+                edges += [_around(new + before + 1, whole)[1] - new]
+                edges += [_around(new + after, whole)[0] - new]
     edges.append(len(change))
     for start, end in pairwise(sorted(set(edges))):
         kind = Add if change[start:end].any() else Copy
         yield kind(end - start, old + start)
+
+
+def _around(place: int, ranges: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Return the range that `place` is in the middle of, or `place` twice."""
+    index = bisect_right(ranges, (place,)) - 1
+    if index >= 0 and ranges[index][0] < place < ranges[index][1]:
+        return ranges[index]
+    return place, place

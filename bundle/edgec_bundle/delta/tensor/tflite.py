@@ -57,7 +57,9 @@ def _tensor(file: "_File", table: int, buffers: list[int]) -> list[Tensor]:
     if dtype is not None and 0 < number < len(buffers):
         shape = file.shape(table, _TENSOR_SHAPE)
         offset, size = file.content(buffers[number])
-        if size and size == (prod(shape) * _BITS[dtype] + 7) // 8:
+        if size != (prod(shape) * _BITS[dtype] + 7) // 8:
+            shape = (size * 8 // _BITS[dtype],)  # sparse: what is left of it has no shape
+        if size and size * 8 % _BITS[dtype] == 0:
             found.append(Tensor(name, dtype, shape, offset, size))
     quantization = file.table(table, _TENSOR_QUANTIZATION)
     if quantization is not None:
