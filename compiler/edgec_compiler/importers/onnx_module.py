@@ -30,6 +30,7 @@ from edgec_compiler.importers.onnx_ops.refused import OF_ONNX_RUNTIME, REASONS
 from edgec_runtime.session import ModelTensor
 
 _MAX_NODES = 100_000  # expanded; a recursive function must not run for ever
+_MAX_TENSOR_BYTES = 1 << 34  # of an activation; a view of few bytes may stand for many
 _SHAPES = frozenset({"OptionalHasElement", "SequenceLength", "Shape", "Size"})  # of static shapes
 _OWN_DOMAINS = ("", "ai.onnx")
 _WIDENING = frozenset({"Cast", "DequantizeLinear", "QuantizeLinear"})
@@ -211,6 +212,12 @@ class Builder:
             raise UnsupportedOperatorError(
                 node.op, node.outputs[0], f"fails on inputs of shapes {shapes}: {reason}"
             ) from error
+        for result in results:
+            if isinstance(result, torch.Tensor) and result.nbytes > _MAX_TENSOR_BYTES:
+                node.refuse(
+                    f"makes a tensor of shape {list(result.shape)}, of {result.nbytes:,} bytes; "
+                    f"edgec takes {_MAX_TENSOR_BYTES:,} at most"
+                )
         dense = all(isinstance(result, torch.Tensor) for result in results)
         known = all(name in self.constants for name in node.inputs if name)
         fixed = dense and (known or node.op in _SHAPES)

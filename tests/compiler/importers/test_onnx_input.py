@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgec_compiler.convert.parity import check_onnx
 from edgec_compiler.convert.to_onnx import serialise, to_onnx
-from edgec_compiler.errors import CompilerError, ModelFileError
+from edgec_compiler.errors import CompilerError, ModelFileError, UnsupportedOperatorError
 from edgec_compiler.importers import import_model
 from edgec_compiler.importers.onnx_module import build_module
 from edgec_compiler.passes import capture
@@ -312,6 +312,18 @@ def test_a_graph_that_asks_for_too_much_memory_is_refused(tmp_path: Path) -> Non
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
 
     with pytest.raises(ModelFileError, match="more memory than there is"):
+        import_model(str(tmp_path / "m.onnx"), {})
+
+
+def test_a_view_that_stands_for_more_than_any_memory_is_refused(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Expand", ["x", "huge"], ["many"]),
+        helper.make_node("ReduceMean", ["many"], ["y"]),
+    ]
+    model = _model(nodes, huge=np.array([1 << 20, 1 << 20, 1, 1], np.int64))
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+
+    with pytest.raises(UnsupportedOperatorError, match=r"Expand.*'many'.*bytes"):
         import_model(str(tmp_path / "m.onnx"), {})
 
 
