@@ -21,10 +21,7 @@ def tflite_values(
     Raises:
         ConversionError: LiteRT cannot run the model.
     """
-    try:
-        interpreter = keeping_interpreter(payload)
-    except (RuntimeError, ValueError) as error:
-        raise ConversionError(f"LiteRT cannot run the bundle's model: {error}") from error
+    interpreter = keeping_interpreter(payload)
     inputs = interpreter.get_input_details()
     details = {one["index"]: one for one in interpreter.get_tensor_details()}
     for sample in samples:

@@ -13,6 +13,7 @@ from edgec_compiler.importers.tflite_batch import add_batch_axes
 from edgec_compiler.importers.tflite_bounds import MAX_BYTES
 from edgec_compiler.importers.tflite_quantisation import has_quantised_weights, is_quantised, repair
 from edgec_compiler.importers.tflite_static import fold_static
+from edgec_compiler.importers.tflite_transposed import name_transposed
 from edgec_compiler.source import Operator, Quantisation, SourceModel
 from edgec_runtime.errors import RunError
 from edgec_runtime.session import ModelTensor, load_session
@@ -50,7 +51,7 @@ def source_of(
     """
     model = tflite.parse(payload, origin)
     _refuse_foreign(model, origin)
-    notes = (*repair(model, origin), *_resize(model, shapes))
+    notes = (*repair(model, origin), *name_transposed(model), *_resize(model, shapes))
     payload = tflite.serialise(model) if notes else payload
     inputs, outputs = _run_once(payload, origin)
     if not inputs:

@@ -21,7 +21,7 @@ def as_float(payload: bytes) -> bytes:
 
     Files of old converters number their operators in a field of 8 bits only, which quantisers
     overlook; both fields are filled. Others give tensors without values an empty buffer, or the
-    file no list of signatures.
+    file no list of signatures. Values that no tensor has are left out.
     """
     model = tflite.parse(payload, "the source model")
     changed = _renumber(model) | _without_empty_buffers(model) | _with_signatures(model)
@@ -32,6 +32,7 @@ def as_float(payload: bytes) -> bytes:
             elif _is_float(graph, operator):
                 for index in operator.inputs:
                     changed |= index != -1 and _widen(model, graph.tensors[index])
+    changed |= _without_lost_values(model)
     return tflite.serialise(model) if changed else payload
 
 
@@ -51,6 +52,16 @@ def _without_empty_buffers(model: tflite.Flatbuffer) -> bool:
             if tensor.buffer and data is not None and not len(data):
                 tensor.buffer, changed = 0, True
     return changed
+
+
+def _without_lost_values(model: tflite.Flatbuffer) -> bool:
+    """Empty the buffers that no tensor has any more: the narrow values of what was widened."""
+    held = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
+    held |= {0, *(one.buffer for one in model.metadata or ())}
+    lost = [b for i, b in enumerate(model.buffers) if i not in held and b.data is not None]
+    for buffer in lost:
+        buffer.data = None
+    return bool(lost)
 
 
 def _with_signatures(model: tflite.Flatbuffer) -> bool:

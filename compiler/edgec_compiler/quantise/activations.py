@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from edgec_compiler import tflite
+from edgec_compiler.errors import ConversionError
 from edgec_runtime.session import Array
 
 Feeds = Mapping[str, Array]  # one sample: model input -> [batch, ...]
@@ -22,18 +23,25 @@ def keeping_interpreter(payload: bytes) -> Any:
     """Return a LiteRT interpreter, ready to run, that keeps all tensors of a model.
 
     Raises:
-        RuntimeError, ValueError: LiteRT refuses the model.
+        ConversionError: LiteRT refuses the model, as it does operators that XNNPACK alone knows.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # keeping all tensors is what we are here for
-        interpreter = Interpreter(
-            model_content=payload,
-            experimental_preserve_all_tensors=True,
-            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-        )
-    interpreter.allocate_tensors()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # keeping all tensors is what we are here for
+            interpreter = Interpreter(
+                model_content=payload,
+                experimental_preserve_all_tensors=True,
+                experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            )
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), "no reason given").rstrip(".")
+        raise ConversionError(
+            f"LiteRT's own kernels, which show the values inside a model, refuse it: {reason}. "
+            "Take --precision fp32 or fp16, or make the model without this operator"
+        ) from error
     return interpreter
 
 

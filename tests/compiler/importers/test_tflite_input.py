@@ -7,19 +7,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
+from ai_edge_litert import schema_py_generated as schema
 from compiler_kit import ROOT, Compiled, edgec
+from tflite_kit import Network, options
 
 from edgec_bundle.archive import open_bundle
 from edgec_compiler import tflite
-from edgec_compiler.errors import ModelFileError
+from edgec_compiler.convert.parity import check_same
+from edgec_compiler.errors import ConversionError, ModelFileError
 from edgec_compiler.importers import import_model
 from edgec_compiler.importers.image_steps import image_steps
+from edgec_compiler.importers.tflite_activations import with_activations
 from edgec_compiler.importers.tflite_bounds import check_bounds
 from edgec_compiler.importers.tflite_file import own_quantisation
 from edgec_compiler.importers.tflite_floats import as_float
 from edgec_compiler.importers.tflite_quantisation import has_quantised_weights, repair
 from edgec_compiler.options import CompileOptions
 from edgec_compiler.planning import plan
+from edgec_compiler.quantise.activations import keeping_interpreter
 from edgec_compiler.source import SourceModel
 from edgec_runtime.session import ModelTensor, load_session
 
@@ -144,6 +151,80 @@ def test_files_of_old_converters_get_both_numbers_of_their_operators() -> None:
 
     assert [code.builtinCode for code in mended.operatorCodes] == wanted
     assert as_float(tflite.serialise(mended)) == tflite.serialise(mended)
+
+
+def _bounded_sum(*, narrow: bool = False, seen: bool = False) -> bytes:
+    """Return y = RELU(x + w), w a row of eight half floats or floats; `seen` gives out x + w."""
+    net = Network()
+    x = net.input([1, 8], "float32", "x")
+    row = net.tensor("w", [8], "float16" if narrow else "float32", np.linspace(-1, 1, 8))
+    if narrow:
+        row = net.op("DEQUANTIZE", [row], net.tensor("wide", [8], "float32"))
+    total = net.op("ADD", [x, row], net.tensor("sum", [1, 8], "float32"), options("Add"))
+    y = net.op("RELU", [total], net.tensor("y", [1, 8], "float32"))
+    return net.bytes(*([total, y] if seen else [y]))
+
+
+def test_narrow_values_are_not_kept_beside_the_wide_ones() -> None:
+    wide = tflite.parse(as_float(_bounded_sum(narrow=True)), "m")
+
+    stored = [len(one.data) for one in wide.buffers if one.data is not None and len(one.data)]
+    assert stored == [8 * 4]
+
+
+def test_an_activation_becomes_part_of_the_layer_that_it_bounds() -> None:
+    payload = _bounded_sum()
+
+    made = with_activations(payload)
+
+    (layer,) = tflite.parse(made, "m").subgraphs[0].operators
+    assert layer.builtinOptions.fusedActivationFunction == schema.ActivationFunctionType.RELU
+    check_same(payload, made, "the activation")
+
+
+def test_an_activation_of_what_is_given_out_too_stays() -> None:
+    payload = _bounded_sum(seen=True)
+
+    assert with_activations(payload) == payload
+
+
+def test_a_transposed_convolution_of_mediapipe_is_read_as_tflites_own(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(2, 3, 3, 4)).astype(np.float32)
+    net = Network()
+    x = net.input([1, 5, 4, 4], "float32", "x")
+    read = [x, net.tensor("w", [2, 3, 3, 4], "float32", weights)]
+    read.append(net.tensor("b", [2], "float32", [1, -1]))
+    y = net.op("Convolution2DTransposeBias", read, net.tensor("y", [1, 11, 12, 2], "float32"))
+    steps = np.array([2, 3, 2], "<i4")  # VALID, 3 in width, 2 in height
+    net.graph.operators[0].customOptions = np.frombuffer(steps.tobytes(), np.uint8)
+    file = tmp_path / "up.tflite"
+    file.write_bytes(net.bytes(y))
+
+    source = import_model(str(file), {})
+
+    assert source.notes == ("Convolution2DTransposeBias (1) is read as TRANSPOSE_CONV",)
+    assert source.payload is not None
+    image = rng.normal(size=(1, 5, 4, 4)).astype(np.float32)
+    session = load_session(source.payload, "litert")
+    (made,) = session.run({"x": image}).values()
+    session.close()
+    wanted = F.conv_transpose2d(
+        torch.from_numpy(image).permute(0, 3, 1, 2),
+        torch.from_numpy(weights).permute(3, 0, 1, 2),
+        torch.tensor([1.0, -1.0]),
+        (2, 3),
+    )
+    np.testing.assert_allclose(made, wanted.permute(0, 2, 3, 1), atol=1e-5)
+
+
+def test_values_inside_a_model_that_only_another_runtime_computes_are_refused() -> None:
+    net = Network()
+    x = net.input([1, 8], "float32", "x")
+    y = net.op("Nobodys", [x], net.tensor("y", [1, 8], "float32"))
+
+    with pytest.raises(ConversionError, match=r"custom op: Nobodys\. Take --precision fp32"):
+        keeping_interpreter(net.bytes(y))
 
 
 @needs_data

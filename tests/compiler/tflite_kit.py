@@ -9,10 +9,11 @@ from ai_edge_litert import schema_py_generated as schema
 
 from edgec_compiler import tflite
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("EDGEC_TEST_DATA", ROOT.parent / "shared" / "data"))
 TYPES = {
     "bool": schema.TensorType.BOOL,
+    "float16": schema.TensorType.FLOAT16,
     "float32": schema.TensorType.FLOAT32,
     "int8": schema.TensorType.INT8,
     "uint8": schema.TensorType.UINT8,
