@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import traceback
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
 from edgec_compiler.errors import CompilerError, ModelFileError
@@ -23,6 +25,7 @@ from edgec_runtime.session import ModelTensor
 
 _MAX_INDEX_BYTES = 256 << 20
 _MAX_BYTES = 4 << 30
+_LIBRARIES = (Path(torch.__file__).parent, Path(__file__).parents[1])
 
 
 def import_program(path: Path, shapes: Shapes) -> SourceModel:
@@ -134,8 +137,16 @@ def describe(
         with torch.no_grad():
             made = flat.tree(*example)
             program = torch.export.export(flat, tuple(example))
+    except GuardOnDataDependentSymNode as error:
+        raise ModelFileError(
+            f"the module's steps depend on the values of a tensor{_line(error)}, as "
+            "`if x.sum() > 0`, `.item()` and `range(n)` make them: a device runs one graph for all "
+            "inputs, so write it with torch.where, or leave it out of the model"
+        ) from error
     except Exception as error:  # the user's own code runs here
-        raise ModelFileError(f"the module fails on its example input: {_brief(error)}") from error
+        raise ModelFileError(
+            f"the module fails on its example input{_line(error)}: {_brief(error)}"
+        ) from error
     results = pytree.tree_leaves(made)
     if not results or not all(isinstance(one, torch.Tensor) for one in results):
         raise ModelFileError(
@@ -258,6 +269,17 @@ def _call_factory(path: Path, factory: str) -> Any:
         raise
     except Exception as error:  # the user's own code runs here
         raise ModelFileError(f"{path}:{factory} fails: {where(path, error)}") from error
+
+
+def _line(error: Exception) -> str:
+    """Return " (net.py:12)", the user's last line that led to an error, or nothing."""
+    own = [
+        f" ({Path(one.filename).name}:{one.lineno})"
+        for one in traceback.extract_tb(error.__traceback__)
+        if one.filename[0] != "<"  # what torch made up
+        and not any(Path(one.filename).is_relative_to(library) for library in _LIBRARIES)
+    ]
+    return own[-1] if own else ""
 
 
 def _brief(error: Exception) -> str:

@@ -156,6 +156,27 @@ def test_an_error_in_a_factory_is_told_with_its_line(tmp_path: Path) -> None:
         import_factory(file, "make", {})
 
 
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("return x if x.sum() > 0 else -x", r"values of a tensor \(net\.py:5\).*torch\.where"),
+        ("return x[: int(x.sum().item())]", r"values of a tensor \(net\.py:5\).*torch\.where"),
+        ("return x @ x", r"fails on its example input \(net\.py:5\): RuntimeError"),
+    ],
+)
+def test_a_module_that_cannot_be_traced_is_told_with_its_line(
+    body: str, told: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "net.py"
+    lines = ["import torch", "from torch import nn", "class Net(nn.Module):"]
+    lines += ["    def forward(self, x):", f"        {body}"]
+    lines += ["def make():", "    return Net(), torch.ones(2, 3)"]
+    file.write_text("\n".join(lines))
+
+    with pytest.raises(ModelFileError, match=told):
+        import_factory(file, "make", {})
+
+
 class Reader(nn.Module):
     """A recurrent model as they are written: time first, and layers first in its state."""
 
