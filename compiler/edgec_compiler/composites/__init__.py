@@ -8,9 +8,10 @@ and are what formats without such an operator get. `TRANSLATIONS` says how each 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from edgec_compiler.composites import recurrent, roi_align, selection
+from edgec_compiler.composites import pools, recurrent, roi_align, selection
 
 TRANSLATIONS: Mapping[Any, Callable[..., Any]] = {
+    pools.GLOBAL_AVERAGE: pools.write_global_average,
     recurrent.GRU: recurrent.write_gru,
     recurrent.LSTM: recurrent.write_lstm,
     recurrent.RNN: recurrent.write_rnn,

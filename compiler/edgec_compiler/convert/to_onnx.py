@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from edgec_compiler.composites import TRANSLATIONS
+from edgec_compiler.composites.pools import with_whole_averages
 from edgec_compiler.convert import layer_norm, older_forms, onnx_ends, pool_pads
 from edgec_compiler.errors import ConversionError
 from edgec_compiler.source import SourceModel
@@ -22,6 +23,7 @@ def to_onnx(graph: fx.GraphModule, source: SourceModel) -> onnx.ModelProto:
     Raises:
         ConversionError: the exporter refuses an operator.
     """
+    graph = with_whole_averages(graph)
     model = _exported(graph, source, optimize=True)
     try:
         onnx.checker.check_model(model)

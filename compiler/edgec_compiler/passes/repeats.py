@@ -1,9 +1,9 @@
-"""Images whose rows and columns are repeated, as the nearest-neighbour resize that this is.
+"""Images and signals whose parts are repeated, as the nearest-neighbour resize that this is.
 
 Known: repeat_interleave, and what Keras writes for it: an axis of 1 behind the axis, expanded and
-reshaped away. Channel-last images (axes 1 and 2) are turned to NCHW for it and back; those
-transposes meet others and cancel. A repetition of columns behind one of rows becomes one resize.
-Left alone: values of other ranks than 4, the batch, and integers, which no runtime resizes.
+reshaped away. Channel-last ones (axes 1 and 2) are turned for it and back; those transposes meet
+others and cancel. A repetition of columns behind one of rows becomes one resize.
+Left alone: values of other ranks than 3 and 4, the batch, and integers, which no runtime resizes.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from edgec_compiler.passes.graph import is_call, replace, shape_of
 
 _A = torch.ops.aten
 _TO_NCHW, _TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
-_RANK = 4
+_SIGNAL, _IMAGE = 3, 4  # ranks
 
 Repetition = tuple[Any, int, int]  # of what, along which axis, how many times
 
@@ -44,7 +44,7 @@ def _repetition(node: Any) -> Repetition | None:
     if found is None or not getattr(node.meta.get("dtype"), "is_floating_point", False):
         return None
     source, axis, _ = found
-    return found if len(shape_of(source) or ()) == _RANK and axis > 0 else None
+    return found if len(shape_of(source) or ()) in (_SIGNAL, _IMAGE) and axis > 0 else None
 
 
 def _interleaved(node: Any) -> Repetition | None:
@@ -78,6 +78,9 @@ def _rewrite(graph: fx.GraphModule, node: fx.Node) -> None:
     found = _repetition(node)
     assert found is not None  # noqa: S101  resize has looked
     source, axis, count = found
+    if len(shape_of(source) or ()) == _SIGNAL:
+        replace(node, _resized_signal(graph, node, found))
+        return
     times = {axis: float(count)}
     inner = _repetition(source)
     pair = inner is not None and {axis, inner[1]} in ({1, 2}, {2, 3})
@@ -92,6 +95,14 @@ def _rewrite(graph: fx.GraphModule, node: fx.Node) -> None:
     if last:
         made = call(graph, node, _A.permute.default, (made, _TO_NHWC))
     replace(node, made)
+
+
+def _resized_signal(graph: fx.GraphModule, node: fx.Node, found: Repetition) -> fx.Node:
+    source, axis, count = found
+    if axis == 1:
+        source = call(graph, node, _A.permute.default, (source, [0, 2, 1]))
+    made = call(graph, node, _A.upsample_nearest1d.vec, (source, None, [float(count)]))
+    return made if axis > 1 else call(graph, node, _A.permute.default, (made, [0, 2, 1]))
 
 
 def _use(node: fx.Node) -> set[Any]:

@@ -2,8 +2,9 @@
 
 TFLite computes nothing else, and its converter does it layer by layer: whatever lies between two
 layers and is not elementwise, such as a causal padding or a slice, would be transposed around.
-Lifted with the layers: pools, means and maxima over the row, and between them elementwise operators
-of one value or of two, padding, slices, concatenations, splits and gates.
+Lifted with the layers: pools, resizes, means and maxima over the row, and between them elementwise
+operators of one value or of two, padding, slices, concatenations, splits and gates. Rows that are
+turned from or to channel-last ones [N, L, C] are turned as images: converters then turn nothing.
 Only for TFLite.
 Left alone: what lies before the first layer and behind the last one.
 """
@@ -18,10 +19,11 @@ from torch import fx
 
 from edgec_compiler.passes.arithmetic import call
 from edgec_compiler.passes.graph import held, hold, is_call, replace, shape_of
-from edgec_compiler.passes.transposes import BINARY, UNARY
+from edgec_compiler.passes.transposes import BINARY, UNARY, order_of
 
 _A = torch.ops.aten
 _ROWS, _HEIGHT = 3, 2  # the rank of rows, and the axis that they get
+_SWAPPED = [0, 2, 1]  # the order of the axes of rows that are turned
 _SPLITS = (_A.split.Tensor, _A.split_with_sizes.default, _A.chunk.default)
 _REDUCTIONS = (_A.mean.dim, _A.amax.default, _A.sum.dim_IntList)
 
@@ -35,10 +37,13 @@ class _Lifting:
 
     def image(self, rows: Any, near: fx.Node) -> fx.Node:
         """Return `rows` as an image; made once, where it first comes to be needed."""
-        if rows not in self.images:
-            n, c, length = shape_of(rows) or ()
-            return call(self.graph, near, _A.reshape.default, (rows, [n, c, 1, length]))
-        return self.images[rows]
+        if rows in self.images:
+            return self.images[rows]
+        n, c, length = shape_of(rows) or ()
+        if order_of(rows) == _SWAPPED:
+            last = call(self.graph, near, _A.reshape.default, (rows.args[0], [n, 1, length, c]))
+            return call(self.graph, near, _A.permute.default, (last, [0, 3, 1, 2]))
+        return call(self.graph, near, _A.reshape.default, (rows, [n, c, 1, length]))
 
     def weights(self, node: Any, near: fx.Node) -> fx.Node:
         """Return a kernel [O, I, K] as [O, I, 1, K]."""
@@ -52,6 +57,11 @@ class _Lifting:
         for rows, image in self.images.items():
             readers = [user for user in rows.users if user not in self.images]
             shape = shape_of(rows)
+            for reader in [one for one in readers if order_of(one) == _SWAPPED]:
+                last = call(self.graph, reader, _A.permute.default, (image, [0, 2, 3, 1]))
+                sizes = list(shape_of(reader) or ())
+                replace(reader, call(self.graph, reader, _A.reshape.default, (last, sizes)))
+                readers.remove(reader)
             if not readers or shape is None:
                 continue
             flat = call(self.graph, rows, _A.reshape.default, (image, list(shape)))
@@ -95,6 +105,8 @@ def _builder(lifting: _Lifting, node: fx.Node) -> Build | None:
         operands = node.args[:2]
     if not any(one in lifting.images for one in operands if isinstance(one, fx.Node)):
         return None
+    if is_call(node, *_REDUCTIONS, *_SPLITS) and len(shape_of(node.args[0]) or ()) != _ROWS:
+        return None  # what a reduction left
     if is_call(node, *_REDUCTIONS):
         return _reduce if _is_along_rows(node) else None
     if is_call(node, *_SPLITS):
@@ -125,8 +137,7 @@ def _fits(lifting: _Lifting, node: fx.Node) -> bool:
 def _is_along_rows(node: fx.Node) -> bool:
     axes: Any = node.args[1] if len(node.args) > 1 else ()
     axes = axes if isinstance(axes, list | tuple) else [axes]
-    keeps = len(node.args) > 2 and bool(node.args[2])  # otherwise the result is no row
-    return [int(axis) % _ROWS for axis in axes] == [_ROWS - 1] and keeps
+    return [int(axis) % _ROWS for axis in axes] == [_ROWS - 1]
 
 
 def _axis(axis: Any) -> int:
@@ -182,6 +193,13 @@ def _adaptive_pool(lifting: _Lifting, node: fx.Node) -> Written:
     )
 
 
+def _resized(lifting: _Lifting, node: fx.Node) -> Written:
+    x, size, *scales = node.args
+    size = None if size is None else _pair(size, 1)
+    factors = [[1.0, *one] if isinstance(one, list | tuple) else None for one in scales]
+    return _A.upsample_nearest2d.vec, (lifting.image(x, node), size, *factors)
+
+
 def _same(lifting: _Lifting, node: fx.Node) -> Written:
     return node.target, (lifting.image(node.args[0], node), *node.args[1:])
 
@@ -223,8 +241,8 @@ def _cat(lifting: _Lifting, node: fx.Node) -> Written:
 
 
 def _reduce(lifting: _Lifting, node: fx.Node) -> Written:
-    x, _, *rest = node.args
-    return node.target, (lifting.image(x, node), [_axis(-1)], *rest)
+    """Keep the axis in any case: what reads no rows gets the result reshaped."""
+    return node.target, (lifting.image(node.args[0], node), [_axis(-1)], True)
 
 
 def _binary(lifting: _Lifting, node: fx.Node) -> Written:
@@ -245,6 +263,7 @@ _LAYERS: dict[Any, Build] = {
     _A.conv_transpose1d.default: _transposed,
     _A.max_pool1d.default: _max_pool,
     _A.avg_pool1d.default: _average_pool,
+    _A.upsample_nearest1d.vec: _resized,
 }
 _PADS: dict[Any, Any] = {
     _A.constant_pad_nd.default: _A.constant_pad_nd.default,

@@ -4,7 +4,8 @@ behind a layer   (W x + b) * s + t  ->  W' = W s, b' = b s + t, per output chann
 before a layer   W (x * s + t) + b  ->  W' = W s, b' = b + W t, per input channel.
 
 Folded: convolutions, transposed ones of one group and linear layers with constant weights, where
-the constant is a number or differs by channel only, and nothing else reads the value between.
+the constant is a number or differs by channel only, and nothing else reads the value between. Edges
+may be cut off behind a layer first, as Keras does with transposed convolutions.
 Left alone: an addition before a layer that pads (the padding was never added to), grouped layers
 for what comes before, and a constant divided by or minus a layer.
 """
@@ -103,8 +104,8 @@ def _folding(graph: fx.GraphModule, node: Any) -> Folding | None:
             continue
         if x is node.args[1] and is_call(node, *DIV, *SUB):
             continue
-        layer = layer_of(graph, x)
-        if layer is not None and len(x.users) == 1:
+        layer = _layer_behind(graph, x)
+        if layer is not None:
             constant = _per_channel(graph, other, x, layer, layer.weight.shape[layer.out_axis])
             if constant is not None:
                 return node, layer, constant, True
@@ -115,6 +116,18 @@ def _folding(graph: fx.GraphModule, node: Any) -> Folding | None:
             if constant is not None and _may_come_before(node, x, layer):
                 return node, layer, constant, False
     return None
+
+
+def _layer_behind(graph: fx.GraphModule, x: fx.Node) -> Layer | None:
+    """Return the layer that makes x, perhaps less cut-off edges, if nobody else reads it."""
+    cut = set()
+    while is_call(x, _A.slice.Tensor) and len(x.users) == 1 and isinstance(x.args[0], fx.Node):
+        cut.add(int(str((*x.args, 0)[1])) % len(shape_of(x) or (1,)))
+        x = x.args[0]
+    layer = layer_of(graph, x) if len(x.users) == 1 else None
+    if layer is None or layer.channels % len(shape_of(x) or (1,)) in cut:
+        return None
+    return layer
 
 
 def _may_come_before(node: Any, x: fx.Node, layer: Layer) -> bool:
@@ -166,7 +179,8 @@ def _fold_behind(graph: fx.GraphModule, node: Any, layer: Layer, constant: torch
     if shift is not None:
         bias = shift if bias is None else bias + shift
     layer.set(graph, weight, bias)
-    replace(node, layer.node)
+    x = next(a for a in node.args if isinstance(a, fx.Node) and held(graph, a) is None)
+    replace(node, x)
     graph.graph.erase_node(node)
 
 

@@ -4,7 +4,8 @@ Merged: permute after permute; what remains in order is an identity. `transpose`
 A transpose that moves axes of 1 only becomes a reshape, but for those between NCHW and NHWC, which
 the conversion to channel-last layout takes away by itself.
 Moved behind: operators of one value, and of two where the other is a number, a constant, or in the
-same order itself; concatenations of values all in one order.
+same order itself; concatenations of values all in one order; and what works along axes, as `along`
+says. One to NCHW goes before a padding, so that the convolution behind it can take that up.
 Left alone: a transpose that something else reads, too (moving it would make a second one).
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgec_compiler.passes.along import TO_FIRST, Along, in_front, turned_pads
 from edgec_compiler.passes.arithmetic import ADD, DIV, MUL, SUB, call
 from edgec_compiler.passes.graph import held, hold, is_call, replace, shape_of
 
@@ -101,9 +103,25 @@ def _is_turned(node: fx.Node) -> bool:
 def _step(graph: fx.GraphModule, node: Any) -> bool:
     if not node.users:
         return False
-    if order_of(node) is not None:
-        return order_of(node.args[0]) is not None or _is_reshape(node)
-    return _common_order(graph, node) is not None
+    order = order_of(node)
+    if order is not None:
+        inner = order_of(node.args[0]) is not None
+        return inner or _is_reshape(node) or _pads_before(node, order) is not None
+    return _along(node) is not None or _common_order(graph, node) is not None
+
+
+def _along(node: Any) -> Along | None:
+    """Return what an operator is in front of the transpose that it alone reads."""
+    turned: Any = node.args[0] if node.args else None
+    order = order_of(turned)
+    if order is None or set(turned.users) != {node}:
+        return None
+    return in_front(node, order)
+
+
+def _pads_before(node: Any, order: list[int]) -> list[int] | None:
+    """Return the pads that a padding has behind a transpose to NCHW, before which it lies."""
+    return turned_pads(node.args[0], order) if order in TO_FIRST else None
 
 
 def _is_reshape(node: Any) -> bool:
@@ -121,6 +139,16 @@ def _take(graph: fx.GraphModule, node: Any) -> None:
             node, call(graph, node, _A.reshape.default, (node.args[0], list(node.meta["shape"])))
         )
         return
+    pads = None if outer is None else _pads_before(node, outer)
+    if outer is not None and pads is not None:
+        padding: Any = node.args[0]
+        turned = call(graph, node, _A.permute.default, (padding.args[0], outer))
+        turned.meta["shape"] = tuple((shape_of(padding.args[0]) or ())[axis] for axis in outer)
+        turned.meta["dtype"] = node.meta.get("dtype")
+        new = call(graph, node, padding.target, (turned, pads, *padding.args[2:]))
+        new.kwargs = padding.kwargs
+        replace(node, new)
+        return
     if outer is not None:
         inner_node: Any = node.args[0]
         inner = order_of(inner_node)
@@ -133,9 +161,25 @@ def _take(graph: fx.GraphModule, node: Any) -> None:
             new = call(graph, node, _A.permute.default, (source, merged))
             replace(node, new)
         return
+    along = _along(node)
+    if along is not None:
+        _move_along(graph, node, along)
+        return
     order = _common_order(graph, node)
     assert order is not None  # noqa: S101  _step has looked
     _move(graph, node, order)
+
+
+def _move_along(graph: fx.GraphModule, node: Any, along: Along) -> None:
+    source, order = node.args[0].args[0], along.order
+    new = call(graph, node, node.target, (source, *along.args))
+    new.kwargs = node.kwargs
+    shape = shape_of(node)
+    assert shape is not None  # noqa: S101  every value was observed
+    new.meta |= {"shape": tuple(shape[order.index(axis)] for axis in range(len(order)))}
+    new.meta["dtype"] = node.meta.get("dtype")
+    behind = order == sorted(order)
+    replace(node, new if behind else call(graph, node, _A.permute.default, (new, order)))
 
 
 def _is_end(node: Any, source: Any) -> bool:
