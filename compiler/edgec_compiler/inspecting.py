@@ -32,7 +32,7 @@ def inspect_model(kind: str, path: Path, factory: str | None) -> Facts:
 
     Raises:
         UsageError: a Python file, which would have to be run.
-        ModelFileError: damaged.
+        ModelFileError: damaged, or of no use to anyone: something is read that nothing makes.
         MissingExtraError: the extra that reads the kind is not installed.
     """
     if factory is not None:
@@ -84,6 +84,7 @@ def _tflite(path: Path) -> Facts:
 
     model = tflite.parse(path.read_bytes(), str(path))
     graph = model.subgraphs[0]
+    _refuse_unmade(model, path)
 
     def end(index: int) -> Facts:
         tensor = graph.tensors[index]
@@ -104,6 +105,36 @@ def _tflite(path: Path) -> Facts:
         "outputs": [end(i) for i in _indices(graph.outputs)],
         "operators": operators,
     }
+
+
+def _refuse_unmade(model: Any, path: Path) -> None:
+    """Raise ModelFileError if an operator reads what nothing makes before it, or of no size."""
+    from ai_edge_litert.schema_py_generated import BuiltinOperator
+
+    from edgec_compiler import tflite
+
+    graph = model.subgraphs[0]
+    known = {*_indices(graph.inputs)}
+    for index, tensor in enumerate(graph.tensors):
+        sizes = _indices(tensor.shape)
+        if any(size < -1 for size in sizes):
+            name = tflite.tensor_name(tensor)
+            raise ModelFileError(f"{path}: tensor '{name}' has a negative size in shape {sizes}")
+        if tensor.isVariable or tflite.is_constant(model, tensor) or 0 in sizes:
+            known.add(index)
+    for operator in graph.operators or ():
+        op = tflite.op_name(model, operator)
+        for index in tflite.given(operator.inputs):
+            if index not in known and hasattr(
+                BuiltinOperator, op
+            ):  # custom ones may read scratch memory
+                name = tflite.tensor_name(graph.tensors[index])
+                raise ModelFileError(f"{path}: operator {op}: nothing makes its input '{name}'")
+        known |= {*tflite.given(operator.outputs)}
+    for index in _indices(graph.outputs):
+        if index not in known:
+            name = tflite.tensor_name(graph.tensors[index])
+            raise ModelFileError(f"{path}: nothing makes the output '{name}'")
 
 
 def _indices(vector: Any) -> list[int]:

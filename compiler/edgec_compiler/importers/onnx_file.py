@@ -19,6 +19,7 @@ from edgec_compiler.importers.onnx_external import (
     external_sizes,
 )
 from edgec_compiler.importers.onnx_order import put_in_order
+from edgec_compiler.importers.onnx_sound import refuse_unsound
 from edgec_compiler.importers.shapes import Shapes, fixed_shape, named_sizes, refuse_unknown
 from edgec_compiler.source import Operator
 from edgec_runtime.session import ModelTensor
@@ -54,7 +55,7 @@ def read_onnx(path: Path) -> OnnxFile:
     """Return the model in a file with its external data.
 
     Raises:
-        ModelFileError: not an ONNX file, damaged, too old, or too new.
+        ModelFileError: not an ONNX file, damaged, not sound, too old, or too new.
     """
     if path.stat().st_size > MAX_BYTES:
         raise ModelFileError(f"{path}: {TOO_LARGE}")
@@ -76,6 +77,10 @@ def read_onnx(path: Path) -> OnnxFile:
         onnx.load_external_data_for_model(model, str(path.parent))
     except (ValueError, OSError, onnx.checker.ValidationError) as error:
         raise ModelFileError(f"{path}: external data: {str(error).splitlines()[0]}") from error
+    try:
+        refuse_unsound(model)
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}") from error
     model, notes = _readable(model, path)
     return OnnxFile(model, digest.hexdigest(), size, external, notes)
 
