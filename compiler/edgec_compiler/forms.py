@@ -16,6 +16,7 @@ from edgec_compiler.convert.to_tflite import FloatTflite, to_tflite, with_unique
 from edgec_compiler.convert.write_out import write_out
 from edgec_compiler.errors import ConversionError, UsageError
 from edgec_compiler.importers.tflite_activations import with_activations
+from edgec_compiler.importers.tflite_dense import with_dense_values
 from edgec_compiler.importers.tflite_dilations import with_dilations
 from edgec_compiler.importers.tflite_floats import as_float
 from edgec_compiler.importers.tflite_reshapes import with_reshapes
@@ -161,7 +162,7 @@ class Forms:
         """Return the float TFLite form, or the source itself if it is one."""
         if self._tflite is None:
             if self.source.format == "tflite" and self.source.payload is not None:
-                payload = with_activations(as_float(self.source.payload))
+                payload = with_activations(as_float(with_dense_values(self.source.payload)))
                 payload = with_dilations(with_reshapes(payload))
                 self._tflite = FloatTflite(with_unique_names(payload), (), ())
             else:

@@ -21,6 +21,7 @@ from edgec_compiler.importers import import_model
 from edgec_compiler.importers.image_steps import image_steps
 from edgec_compiler.importers.tflite_activations import with_activations
 from edgec_compiler.importers.tflite_bounds import check_bounds
+from edgec_compiler.importers.tflite_dense import with_dense_values
 from edgec_compiler.importers.tflite_file import own_quantisation
 from edgec_compiler.importers.tflite_floats import as_float
 from edgec_compiler.importers.tflite_quantisation import has_quantised_weights, repair
@@ -170,6 +171,42 @@ def test_narrow_values_are_not_kept_beside_the_wide_ones() -> None:
 
     stored = [len(one.data) for one in wide.buffers if one.data is not None and len(one.data)]
     assert stored == [8 * 4]
+
+
+def test_sparse_weights_are_read_as_the_dense_ones_that_they_stand_for() -> None:
+    net = Network()
+    x = net.input([1, 4], "float32", "x")
+    sparse = net.tensor("sparse", [2, 4], "float16", [1, 2, 3])
+    net.graph.tensors[sparse].sparsity = _rows_of_columns(4, ends=[0, 1, 3], columns=[2, 0, 3])
+    row = net.op("DENSIFY", [sparse], net.tensor("dense", [2, 4], "float16"))
+    row = net.op("DEQUANTIZE", [row], net.tensor("wide", [2, 4], "float32"))
+    y = net.tensor("y", [1, 2], "float32")
+    net.op("FULLY_CONNECTED", [x, row, -1], y, options("FullyConnected"))
+    payload = net.bytes(y)
+
+    made = as_float(with_dense_values(payload))
+
+    model = tflite.parse(made, "m")
+    (layer,) = model.subgraphs[0].operators
+    data = model.buffers[model.subgraphs[0].tensors[layer.inputs[1]].buffer].data
+    assert np.frombuffer(bytes(data), np.float32).tolist() == [0, 0, 1, 0, 2, 0, 0, 3]
+    assert sum(len(one.data) for one in model.buffers if one.data is not None) == 8 * 4
+    check_same(payload, made, "dense weights")
+
+
+def _rows_of_columns(width: int, *, ends: list[int], columns: list[int]) -> Any:
+    """Return how a matrix of rows is stored that says where its values lie."""
+    rows, places = schema.DimensionMetadataT(), schema.DimensionMetadataT()
+    rows.format, rows.denseSize = schema.DimensionType.DENSE, len(ends) - 1
+    places.format, places.denseSize = schema.DimensionType.SPARSE_CSR, width
+    places.arraySegmentsType = schema.SparseIndexVector.Int32Vector
+    places.arrayIndicesType = schema.SparseIndexVector.Int32Vector
+    places.arraySegments, places.arrayIndices = schema.Int32VectorT(), schema.Int32VectorT()
+    places.arraySegments.values, places.arrayIndices.values = ends, columns
+    sparsity = schema.SparsityParametersT()
+    sparsity.traversalOrder, sparsity.blockMap = [0, 1], []
+    sparsity.dimMetadata = [rows, places]
+    return sparsity
 
 
 def test_an_activation_becomes_part_of_the_layer_that_it_bounds() -> None:
