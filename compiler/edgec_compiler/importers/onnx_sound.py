@@ -88,7 +88,7 @@ def _refuse_misfit(tensor: onnx.TensorProto) -> None:
         raise ModelFileError(f"tensor '{tensor.name}': its data does not fill its shape")
 
 
-_BITS = {
+_BITS: dict[int, int] = {
     onnx.TensorProto.UINT4: 4,
     onnx.TensorProto.INT4: 4,
     onnx.TensorProto.FLOAT4E2M1: 4,
