@@ -250,6 +250,29 @@ def test_two_weights_in_a_byte_are_told_one_by_one() -> None:
     assert size_of("tensor", *files) < 1.05 * entropy + 150
 
 
+def test_blocks_of_4_bit_weights_that_all_changed_their_sign_cost_little() -> None:
+    chance = np.random.default_rng(27)
+    old = np.clip(np.rint(8 + 3 * chance.normal(size=(400, 32))), 1, 15).astype(np.int64)
+    turned = chance.random(len(old)) < 0.15
+    new = np.where(turned[:, None], 16 - old, old)
+    new += (chance.random(old.shape) < 0.05) & (new < 15)
+    packed = [(one[:, ::2] | one[:, 1::2] << 4).astype("u1") for one in (old, new)]
+    files = [onnx_file([weights(one, "uint8")]) for one in packed]
+    entropy = old.size * (0.95 * np.log2(1 / 0.95) + 0.05 * np.log2(1 / 0.05)) / 8
+
+    assert size_of("tensor", *files) < 1.05 * entropy + len(old) / 8 + 300
+
+
+def test_many_unsigned_weights_that_moved_are_no_halves() -> None:
+    chance = np.random.default_rng(28)
+    old = np.clip(np.rint(128 + 25 * chance.normal(size=(60, 200))), 0, 255)
+    new = np.clip(np.rint(old + 3 * chance.normal(size=old.shape)), 0, 255)
+    files = [onnx_file([weights(one.astype("u1"), "uint8")]) for one in (old, new)]
+    bits = np.log2(3 * np.sqrt(2 * np.pi * np.e))  # of a normal distribution
+
+    assert size_of("tensor", *files) < 1.05 * old.size * bits / 8 + 200
+
+
 def test_rows_that_repeat_in_a_large_tensor_are_said_once() -> None:
     old = quantised(conv((300, 300), 20))
     new = np.tile(quantised(conv((30, 300), 21)), (10, 1))

@@ -219,7 +219,7 @@ def scaled(fixed: Ints, delta: Delta, ratios: Ints) -> Ints:
         return fixed * ratios >> RATIO_BITS
     shift = 0 if numbers.is_float(delta.dtype) else _RATIO_UNIT_BITS
     factors = (1 << RATIO_BITS) + (np.clip(ratios, -(1 << 16), 1 << 16) << shift)
-    limited = np.clip(factors, 0, 1 << (RATIO_BITS + 1))
+    limited = np.clip(factors, -2 << RATIO_BITS, 2 << RATIO_BITS)
     product: Ints = fixed * _spread(limited, delta)
     product >>= RATIO_BITS
     return product

@@ -27,6 +27,8 @@ _SAMPLE = 4096
 _MASK_SHARE = 0.05
 _KEPT_LEAST, _KEPT_MOST, _KEPT_STEP = 0.05, 0.6, 1.8
 _ONE_CONTEXT = 256  # as mask base: above any integer of 8 bits
+_MIRRORED = -2 << 10  # the code of ratio -1
+_LEAST_BLOCK, _BLOCK_COST_BITS = 8, 0.2
 _TINY = 1e-300
 
 
@@ -104,7 +106,8 @@ def fit(
     base = assembly.scaled(before, delta, used if used is not None else ratios)
     weights = np.empty(0, np.int8)
     errors = after - base
-    if taps and not delta.mask and delta.reference == record.OLD_FILE:
+    is_fine = delta.dtype != "int4" and not delta.mask
+    if taps and is_fine and delta.reference == record.OLD_FILE:
         delta, weights, errors = _tapped(delta, shape, errors)
     return _guessed(delta, ratios, weights, errors[alive], base[alive])
 
@@ -183,7 +186,7 @@ def _is_mostly_kept(delta: Delta, old: Ints, new: Ints) -> bool:
     Fine-tuning moves all weights a little, and the size of one step tells that of the next. A
     quantiser that keeps what it can leaves large steps among zeros, which tell nothing.
     """
-    if numbers.bits_of(delta.dtype) > 8 or delta.count < _SAMPLE:
+    if numbers.bits_of(delta.dtype) != 8 or delta.count < _SAMPLE:
         return False
     steps = np.abs(numbers.wrapped(new - old, numbers.bits_of(delta.dtype)))
     changed = steps[steps > 0]
@@ -201,6 +204,8 @@ def _scaled(
     scale_ratios: Ints | None,
 ) -> tuple[Delta, Ints]:
     """Return `delta` with the scaling that costs least, and its ratios."""
+    if delta.dtype == "int4":  # too few values for anything between
+        return _mirrored(delta, shape, before, after)
     x, y = before.astype(np.float64) * alive, after.astype(np.float64) * alive
     best, best_gain = (delta, np.empty(0, np.int64)), 0.0
     if scale_ratios is not None:
@@ -215,6 +220,31 @@ def _scaled(
         if gain > best_gain:
             best, best_gain = (one, ratios), gain
     return best
+
+
+def _mirrored(delta: Delta, shape: Shape, before: Ints, after: Ints) -> tuple[Delta, Ints]:
+    """Return `delta` with a ratio of 1 or -1 for each block, and these ratios, where that pays.
+
+    Where a block's largest weight maps to the lowest integer, as operators of 4 bits have it, the
+    scale takes its sign, and all integers change theirs when another becomes the largest.
+    """
+    block = shape.last
+    if block < _LEAST_BLOCK or (shape.phase | delta.count) % block:
+        return delta, np.empty(0, np.int64)
+    before, after = before.reshape(-1, block), after.reshape(-1, block)
+    gain = _wrapped_cost(after - before) - _wrapped_cost(after + before)
+    is_worth = gain > _RATIO_COST_BITS
+    if (gain[is_worth] - _RATIO_COST_BITS).sum() <= _BLOCK_COST_BITS * len(gain):
+        return delta, np.empty(0, np.int64)
+    one = replace(delta, scaling=record.BY_CHANNEL, channels=len(gain), inner=block)
+    return one, np.where(is_worth, _MIRRORED, 0)
+
+
+def _wrapped_cost(errors: Ints) -> Floats:
+    """Return roughly how many bits the errors of 4 bits take, by row."""
+    steps = numbers.wrapped(errors >> numbers.FRACTION_BITS, 4)
+    bits: Floats = np.log2(np.abs(steps) + 0.3).sum(axis=1)
+    return bits
 
 
 def _axes(shape: Shape, count: int) -> list[tuple[int, int, int]]:

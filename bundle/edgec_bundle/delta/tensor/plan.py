@@ -16,7 +16,7 @@ from edgec_bundle.delta.tensor.record import PRODUCT, QUOTIENT, Add, Copy, Liter
 MIN_TENSOR_BYTES = 16  # smaller ones are left to the byte-level diff
 _MAX_VECTOR = 1 << 16
 _MAX_ALIKE = 512  # vectors of one length that are tried as factors of each other
-_LEAST_PACKED, _PACKED = 256, 0.97
+_LEAST_PACKED, _LEAST_SAME = 256, 0.03  # bytes of a tensor; share of them that are as before
 _SCALE_SUFFIXES = ("/scale", "_scale")
 
 
@@ -84,28 +84,24 @@ def _step(old: Bytes, new: Bytes, tensor: Tensor, sources: tuple[Tensor, ...]) -
         if source.size == tensor.size and old[source.offset : source.end] == data:
             return Copy(tensor.size, source.offset)
     if sources and _holds_halves(old[sources[0].offset : sources[0].end], data, tensor):
-        tensor = replace(tensor, dtype="int4", shape=(2 * tensor.size,))
+        blocks = (*tensor.shape[:-1], 2 * tensor.shape[-1])
+        tensor = replace(tensor, dtype="int4", shape=blocks)
     return Work(tensor, sources)
 
 
 def _holds_halves(old: bytes, new: bytes, tensor: Tensor) -> bool:
     """Return whether each byte is two numbers of 4 bits, as operators of few bits pack them.
 
-    No file says so. But then what changes in one half tells nothing of the other, and the halves'
-    differences have less entropy than the bytes'.
+    No file says so. But then the upper half alone changes as often as the lower one alone, while
+    a single number that moves a little changes its lower half.
     """
     if tensor.dtype != "uint8" or len(old) != len(new) or tensor.size < _LEAST_PACKED:
         return False
-    before, after = np.frombuffer(old, np.uint8), np.frombuffer(new, np.uint8)
-    low, high = after - before & 15, (after >> 4) - (before >> 4) & 15
-    return 2 * _entropy(np.concatenate((low, high))) < _PACKED * _entropy(after - before)
-
-
-def _entropy(octets: npt.NDArray[np.uint8]) -> float:
-    """Return bits an element takes, of zero order."""
-    counts = np.bincount(octets)
-    shares = counts[counts > 0] / len(octets)
-    return -float((shares * np.log2(shares)).sum())
+    changed = np.frombuffer(old, np.uint8) ^ np.frombuffer(new, np.uint8)
+    low, high = changed & 15 != 0, changed >> 4 != 0
+    only_low, only_high = int((low & ~high).sum()), int((high & ~low).sum())
+    is_alike = int((changed == 0).sum()) >= _LEAST_SAME * len(changed)
+    return is_alike and only_high * 2 > only_low
 
 
 def _with_scales(work: Work, old: dict[str, Tensor], new: dict[str, Tensor]) -> Work:

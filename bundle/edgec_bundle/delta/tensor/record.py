@@ -146,7 +146,7 @@ class Record:
         return b"".join(
             (
                 write_varint(len(self.segments)),
-                write_blob(bytes(writer.data)),
+                write_blob(bytes(writer.data), level),
                 *(write_blob(pool, level) for pool in pools),
                 write_varint(len(self.lots)),
                 *(write_varint(len(lot)) + lot for lot in self.lots),
