@@ -308,6 +308,18 @@ CASES: dict[str, tuple[str, nn.Module, tuple[int, ...], list[str]]] = {
         ["reshape", "transpose", "reshape"],
     ),
     "prelu": ("write-prelus", nn.PReLU(4), IMAGE, ["relu", "neg", "relu", "mul", "sub"]),
+    "one over a root, between them another shape": (
+        "write-curves",
+        Holder(lambda x: (x.exp().sum(1) + 1).sqrt().reciprocal().unsqueeze(1)),
+        ROWS,
+        ["exp", "sum", "add", "rsqrt", "unsqueeze"],
+    ),
+    "a quotient by a root that is shaped before": (
+        "write-curves",
+        Holder(lambda x: x / (x.exp().sum(1) + 1).sqrt().unsqueeze(1)),
+        ROWS,
+        ["exp", "sum", "add", "rsqrt", "unsqueeze", "mul"],
+    ),
     "leaky relu": ("write-prelus", nn.LeakyReLU(0.1), IMAGE, ["mul", "maximum"]),
     "a transposed convolution that pads": (
         "cut-transposed",

@@ -9,7 +9,7 @@ softplus     relu(x) - log(sigmoid(|x|)), its logarithm written out or not.
 log-sigmoid  -softplus(-x).
 mish         x * (1 - w) / (1 + w) with w = sigmoid(-x)^2, as tanh(softplus(x)) is
              ((1 + e^x)^2 - 1) / ((1 + e^x)^2 + 1) and sigmoid(-x) is 1 / (1 + e^x).
-x / sqrt(y)  becomes x * rsqrt(y).
+x / sqrt(y)  becomes x * rsqrt(y), also where the root is shaped otherwise in between.
 norm         x / max(|x|, eps) over one axis, |x| written out or not, becomes
              x * rsqrt(max(sum(x^2), eps^2)).
 Left alone: what is not a float, softplus with another beta than 1, norms of another order than 2.
@@ -26,6 +26,14 @@ from edgec_compiler.passes.graph import is_call, replace, shape_of
 
 _A = torch.ops.aten
 _SELU = 1.6732632423543772, 1.0507009873554805  # Klambauer et al. 2017, arXiv:1706.02515
+_SHAPING = (
+    _A.reshape.default,
+    _A.squeeze.dim,
+    _A.squeeze.dims,
+    _A.unsqueeze.default,
+    _A.expand.default,
+    _A.permute.default,
+)
 _NORMS = (_A.linalg_vector_norm.default, _A.norm.ScalarOpt_dim)
 _Write = Callable[[fx.GraphModule, fx.Node], fx.Node]
 
@@ -64,8 +72,10 @@ def _way(graph: fx.GraphModule, node: Any) -> _Write | None:
     if is_call(node, _A.div.Tensor) and not node.kwargs:
         if _norm(graph, node) is not None:
             return _normalised
-        if is_call(node.args[1], _A.sqrt.default):
+        if _root(node.args[1]) is not None:
             return _over_root
+    if is_call(node, _A.reciprocal.default) and _root(node.args[0]) is not None:
+        return _over_root
     return None
 
 
@@ -163,9 +173,26 @@ def _mish(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
     return call(graph, node, _A.mul.Tensor, (x, call(graph, node, DIV[0], (above, below))))
 
 
+def _root(node: Any) -> fx.Node | None:
+    """Return the square root that `node` is, but for its shape."""
+    while is_call(node, *_SHAPING):
+        node = node.args[0]
+    return node if is_call(node, _A.sqrt.default) else None
+
+
 def _over_root(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
-    root: Any = node.args[1]
+    below: Any = node.args[-1]
+    root = _root(below)
+    assert root is not None  # noqa: S101  _way has looked
     inverse = call(graph, node, _A.rsqrt.default, (root.args[0],))
+    shapes = []
+    while below is not root:
+        shapes.append(below)
+        below = below.args[0]
+    for one in reversed(shapes):
+        inverse = call(graph, node, one.target, (inverse, *one.args[1:]))
+    if is_call(node, _A.reciprocal.default):
+        return inverse
     return call(graph, node, _A.mul.Tensor, (node.args[0], inverse))
 
 
