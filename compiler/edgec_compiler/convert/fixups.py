@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from ai_edge_litert import schema_py_generated as schema
+
 from edgec_compiler import tflite
 from edgec_compiler.convert.paddings import narrow_paddings, pad_with_zero_point
 from edgec_compiler.errors import ConversionError
@@ -83,6 +85,7 @@ def finish(payload: bytes, source: SourceModel, *, full_integer: bool) -> bytes:
         _refuse_floats(model, source)
         narrow_paddings(model)
         pad_with_zero_point(model)
+        _reshape_to_numbers(model)
         _set_versions(model)
     for index, tensor in enumerate(graph.tensors):
         tensor.name = f"t{index}".encode()
@@ -151,6 +154,20 @@ def _float_ends(model: tflite.Flatbuffer, source: SourceModel) -> tuple[str, ...
         if tflite.type_name(graph.tensors[index]) in _FLOATS
     ]
     return (*inputs, *outputs)
+
+
+def _reshape_to_numbers(model: tflite.Flatbuffer) -> None:
+    """Let a RESHAPE to no axes at all say so in its options: Vela refuses a constant of nothing."""
+    graph = model.subgraphs[0]
+    for operator in graph.operators:
+        if tflite.op_name(model, operator) != "RESHAPE" or len(operator.inputs) != 2:
+            continue
+        sizes = graph.tensors[operator.inputs[1]]
+        if sizes.shape is not None and [*sizes.shape] == [0]:
+            operator.inputs = operator.inputs[:1]
+            operator.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
+            operator.builtinOptions = schema.ReshapeOptionsT()
+            operator.builtinOptions.newShape = []
 
 
 def _set_versions(model: tflite.Flatbuffer) -> None:

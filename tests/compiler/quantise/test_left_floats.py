@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from ai_edge_litert import schema_py_generated as schema
 from quantise_kit import IMAGES, answers, error, exact, forms_of
+from tflite_kit import Network
 from torch import nn
 from torch.nn import functional
 
@@ -15,11 +17,13 @@ from edgec_compiler import tflite
 from edgec_compiler.convert.fixups import finish
 from edgec_compiler.errors import ConversionError
 from edgec_compiler.forms import Forms
+from edgec_compiler.importers import import_model
 from edgec_compiler.quantise.kernels import int8_kernels
 from edgec_compiler.quantise.tables import curve, range_of, scale_of, table
 from edgec_compiler.recipe import Recipe
 from edgec_compiler.variants import make_variant
 from edgec_hardware_profiles import load
+from edgec_runtime.session import load_session
 
 pytestmark = pytest.mark.xdist_group("compiles")
 EACH = 4  # channels that each function makes in the end
@@ -246,6 +250,25 @@ def test_an_output_that_stays_float_is_told_with_what_makes_it() -> None:
         ConversionError, match=r"but input x, output \w+ \(made by DEQUANTIZE\) would"
     ):
         finish(tflite.serialise(model), forms.source, full_integer=True)
+
+
+def test_a_reshape_to_a_number_reads_no_constant_of_nothing(tmp_path: Path) -> None:
+    net = Network()
+    x = net.input([1], "int32", "x")
+    number = net.tensor("number", [], "int32")
+    net.op("RESHAPE", [x, net.tensor("nothing", [0], "int32", [])], number)
+    axis = net.tensor("axis", [], "int32", 0)
+    y = net.op("EXPAND_DIMS", [number, axis], net.tensor("y", [1], "int32"))
+    (tmp_path / "m.tflite").write_bytes(net.bytes(y))
+    source = import_model(str(tmp_path / "m.tflite"), {})
+
+    made = finish(net.bytes(y), source, full_integer=True)
+
+    reshape = tflite.parse(made, "m").subgraphs[0].operators[0]
+    assert [int(index) for index in reshape.inputs] == [x]
+    session = load_session(made, "litert")
+    assert session.run({"x": np.array([7], np.int32)})["y"].tolist() == [7]
+    session.close()
 
 
 class Backward(nn.Module):
