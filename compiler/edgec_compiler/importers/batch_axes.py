@@ -7,10 +7,7 @@ of every end.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
-
-import torch
-from torch import nn
+from typing import NamedTuple
 
 from edgec_runtime.session import ModelTensor
 
@@ -48,23 +45,6 @@ def notes_on(
         f"{kind} '{one.name}' has no batch axis: it gets one, and is {[1, *one.shape]}"
         for kind, one in ends
     )
-
-
-class Rows(nn.Module):
-    """A module with a batch axis of 1 before that of some of its inputs and outputs."""
-
-    def __init__(self, module: nn.Module, places: Places) -> None:
-        super().__init__()
-        self.module = module
-        self.places = places
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """Return the outputs: one tensor, or a tuple of several."""
-        given = [x[0] if i in self.places.inputs else x for i, x in enumerate(inputs)]
-        made: Any = self.module(*given)
-        flat = (made,) if isinstance(made, torch.Tensor) else tuple(made)
-        rows = tuple(x[None] if i in self.places.outputs else x for i, x in enumerate(flat))
-        return rows[0] if len(rows) == 1 else rows
 
 
 def _without(tensors: Sequence[ModelTensor]) -> tuple[int, ...]:

@@ -37,7 +37,7 @@ def import_model(model: str, shapes: Shapes) -> SourceModel:
 def own_quantisation_of(model: str) -> Quantisation | None:
     """Return what the file of a MODEL argument has as integers already (TFLite only)."""
     try:
-        from edgec_compiler.importers.tflite_file import own_quantisation
+        from edgec_compiler.importers.tflite_quantisation import own_quantisation
     except ImportError:  # without the extra `compiler`: compiling will say so
         return None
     return own_quantisation(Path(model))

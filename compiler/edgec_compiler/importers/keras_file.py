@@ -19,10 +19,11 @@ import torch
 from torch import nn
 
 from edgec_compiler.errors import MissingExtraError, ModelFileError, UsageError
-from edgec_compiler.importers.batch_axes import Rows, lacking, notes_on, with_axis
+from edgec_compiler.importers.batch_axes import lacking, notes_on, with_axis
 from edgec_compiler.importers.keras_config import MEMBERS, WAY_OUT, read_config
 from edgec_compiler.importers.keras_recurrence import keep_whole
 from edgec_compiler.importers.keras_words import Config
+from edgec_compiler.importers.rows import Rows
 from edgec_compiler.importers.shapes import Shapes, fixed_shape, refuse_unknown
 from edgec_compiler.source import Operator, SourceModel
 from edgec_runtime.session import ModelTensor

@@ -14,7 +14,7 @@ from edgec_compiler.importers.tflite_bounds import MAX_BYTES
 from edgec_compiler.importers.tflite_quantisation import has_quantised_weights, is_quantised, repair
 from edgec_compiler.importers.tflite_static import fold_static
 from edgec_compiler.importers.tflite_transposed import name_transposed
-from edgec_compiler.source import Operator, Quantisation, SourceModel
+from edgec_compiler.source import Operator, SourceModel
 from edgec_runtime.errors import RunError
 from edgec_runtime.session import ModelTensor, load_session
 
@@ -79,20 +79,6 @@ def source_of(
         narrow_weights=has_quantised_weights(model),
         notes=(*notes, *folded, *batched),
     )
-
-
-def own_quantisation(path: Path) -> Quantisation | None:
-    """Return what the TFLite file at `path` has as integers; None if it is anything else."""
-    try:
-        with path.open("rb") as stream:
-            if stream.read(8)[4:] != b"TFL3" or path.stat().st_size > MAX_BYTES:
-                return None
-        model = tflite.parse(path.read_bytes(), str(path))
-    except (OSError, ModelFileError):
-        return None
-    if is_quantised(model):
-        return "whole"
-    return "weights" if has_quantised_weights(model) else None
 
 
 def _refuse_foreign(model: tflite.Flatbuffer, origin: str) -> None:

@@ -8,13 +8,30 @@ as no axis has.
 """
 
 import math
+from pathlib import Path
 from typing import Any
 
 from edgec_compiler import tflite
 from edgec_compiler.errors import ModelFileError
+from edgec_compiler.importers.tflite_bounds import MAX_BYTES
+from edgec_compiler.source import Quantisation
 
 # Where TFLite's own kernels look for the channels of a weight tensor (input 1).
 _CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0}
+
+
+def own_quantisation(path: Path) -> Quantisation | None:
+    """Return what the TFLite file at `path` has as integers; None if it is anything else."""
+    try:
+        with path.open("rb") as stream:
+            if stream.read(8)[4:] != b"TFL3" or path.stat().st_size > MAX_BYTES:
+                return None
+        model = tflite.parse(path.read_bytes(), str(path))
+    except (OSError, ModelFileError):
+        return None
+    if is_quantised(model):
+        return "whole"
+    return "weights" if has_quantised_weights(model) else None
 
 
 def is_quantised(model: tflite.Flatbuffer) -> bool:

@@ -16,8 +16,9 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
 from edgec_compiler.errors import CompilerError, ModelFileError
-from edgec_compiler.importers.batch_axes import Rows, lacking, notes_on, with_axis
+from edgec_compiler.importers.batch_axes import lacking, notes_on, with_axis
 from edgec_compiler.importers.python_file import load_function, where
+from edgec_compiler.importers.rows import Rows
 from edgec_compiler.importers.shapes import Shapes, fixed_shape, named_sizes, refuse_unknown
 from edgec_compiler.importers.sniff import ZIP_ERRORS, pickled_message
 from edgec_compiler.source import Operator, SourceModel

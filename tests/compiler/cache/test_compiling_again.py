@@ -1,5 +1,7 @@
 """End to end: a second, equal `edgec compile` writes the same bundle without compiling."""
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -7,10 +9,6 @@ import numpy as np
 import onnx
 from compiler_kit import Finished, edgec
 from onnx import TensorProto, helper
-
-from edgec_compiler.cache import running
-from edgec_compiler.options import CompileOptions
-from edgec_compiler.planning import plan
 
 
 def _model(file: Path, scale: float) -> None:
@@ -27,11 +25,15 @@ def _model(file: Path, scale: float) -> None:
     onnx.save(model, file, save_as_external_data=True, location="w.bin", size_threshold=0)
 
 
-def _compile(folder: Path, out: str, *more: str) -> Finished:
-    return edgec(
+def _words(folder: Path, out: str, *more: str) -> tuple[str, ...]:
+    return (
         *("compile", str(folder / "m.onnx"), "--target", "generic-x86_64", "--precision", "fp32"),
         *("--cache", str(folder / "cache"), "--out", str(folder / out), "--json", *more),
     )
+
+
+def _compile(folder: Path, out: str, *more: str) -> Finished:
+    return edgec(*_words(folder, out, *more))
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -60,15 +62,24 @@ def test_an_equal_run_is_cached_and_a_run_with_other_external_data_is_not(tmp_pa
     assert locked.code == 1
     assert "model: locked" in locked.err
 
-    # What is cached needs no torch, and starts no other process.
-    options = CompileOptions(
-        *(str(tmp_path / "m.onnx"), ("generic-x86_64",), str(tmp_path / "five")),
-        **{"precision": "fp32", "name": "m", "cache": str(tmp_path / "cache")},
+
+def test_what_is_cached_is_had_without_torch_and_without_another_process(tmp_path: Path) -> None:
+    _model(tmp_path / "m.onnx", 1.0)
+    _compile(tmp_path, "one")
+    program = (
+        "import os, subprocess, sys\n"
+        "from edgec_compiler.cli import main\n"
+        "subprocess.Popen = os.fork = None\n"
+        f"assert main({list(_words(tmp_path, 'two'))!r}) == 0\n"
+        "assert 'torch' not in sys.modules\n"
     )
-    loaded = "torch" in sys.modules
-    events = list(running.compile_remembered(options, plan(options)))
-    assert [event["event"] for event in events] == ["result"]
-    assert ("torch" in sys.modules) == loaded
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["cached"]
 
 
 def test_a_changed_option_reuses_float_forms_and_ranges_and_makes_the_same_bytes(

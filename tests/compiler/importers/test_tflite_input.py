@@ -22,9 +22,12 @@ from edgec_compiler.importers.image_steps import image_steps
 from edgec_compiler.importers.tflite_activations import with_activations
 from edgec_compiler.importers.tflite_bounds import check_bounds
 from edgec_compiler.importers.tflite_dense import with_dense_values
-from edgec_compiler.importers.tflite_file import own_quantisation
 from edgec_compiler.importers.tflite_floats import as_float
-from edgec_compiler.importers.tflite_quantisation import has_quantised_weights, repair
+from edgec_compiler.importers.tflite_quantisation import (
+    has_quantised_weights,
+    own_quantisation,
+    repair,
+)
 from edgec_compiler.options import CompileOptions
 from edgec_compiler.planning import plan
 from edgec_compiler.quantise.activations import keeping_interpreter
