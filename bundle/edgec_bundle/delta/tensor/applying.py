@@ -130,7 +130,7 @@ class Applier:
             for head, made in zip(*self._assembled(batch), strict=True):
                 self._emit(head, made, out)
         if available is None and not self.is_finished:
-            raise PatchFormatError("expected more records in the patch")
+            raise PatchFormatError("the patch is cut short: expected more records")
         if self.is_finished and limit > self.position:
             raise PatchFormatError("expected no further bytes behind the records of the patch")
 
