@@ -220,6 +220,24 @@ def test_renamed_and_reordered_tensors_are_found() -> None:
     assert size_of("tensor", old, onnx_file(renamed[::-1])) < 500
 
 
+def test_rows_that_went_elsewhere_are_found() -> None:
+    chance = np.random.default_rng(29)
+    gates = chance.normal(size=(4, 60, 80)).astype("<f4")
+    tuned_gates = gates + (0.001 * chance.normal(size=gates.shape)).astype("<f4")
+    moved = tuned_gates[[0, 2, 3, 1]]  # as exporters differ in the order of a recurrent layer's
+
+    def file(*parts: np.ndarray) -> bytes:
+        named = enumerate(one.reshape(-1, 80) for one in parts)
+        tensors = [Weights(f"w{at}", "float32", one.shape, one.tobytes()) for at, one in named]
+        return onnx_file(tensors)
+
+    usual = size_of("tensor", file(gates), file(tuned_gates))
+
+    assert size_of("tensor", file(gates), file(moved)) < usual + 500
+    assert size_of("tensor", file(gates), file(moved[:1], moved[1:])) < usual + 500
+    assert size_of("tensor", file(*gates), file(moved)) < usual + 500
+
+
 def test_a_layer_put_between_others_hides_none_of_them() -> None:
     layers = [conv((64, 64), seed) for seed in range(5)]
     moved = [layers[0], conv((64, 64), 9), *(w + 0.001 * conv(w.shape, 10) for w in layers[1:])]

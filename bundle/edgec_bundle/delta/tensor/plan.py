@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from edgec_bundle.delta.tensor import skeleton
+from edgec_bundle.delta.tensor import rows, skeleton
 from edgec_bundle.delta.tensor.index import tensors_of
 from edgec_bundle.delta.tensor.matching import candidates
 from edgec_bundle.delta.tensor.model import Bytes, Tensor
@@ -74,8 +74,16 @@ def plan(old: Bytes, new: Bytes) -> list[Step]:
         if isinstance(step, Work):
             step = replace(step, derivation=derivations.get(step.tensor.offset))
             step = _with_scales(step, old_scales, new_scales) if step.sources else step
-        steps += [step, *gap]
+        steps += [*_by_rows(step, old_kept, old, new), *gap]
     return list(_merged(steps))
+
+
+def _by_rows(step: Step, olds: Sequence[Tensor], old: Bytes, new: Bytes) -> list[Step]:
+    """Return `step`, or several where its rows come from other places than the whole."""
+    if not isinstance(step, Work) or step.derivation is not None:
+        return [step]
+    parts = rows.pieces(step.tensor, step.sources, olds, old, new)
+    return [_step(old, new, part, sources) for part, sources in parts] or [step]
 
 
 def _step(old: Bytes, new: Bytes, tensor: Tensor, sources: tuple[Tensor, ...]) -> Step:
