@@ -2,9 +2,10 @@
 
 paddings by a constant, slices, reversals   the same, along the axes that there are before it.
 means, sums, maxima, minima                 the same; of the transpose stays what axes are left.
+reshapes that add or drop axes of 1         one that puts those first.
 
-Left alone: paddings, slices and reversals behind a transpose to NCHW, as models with channel-last
-inputs begin, and before which they are not to go.
+Left alone: all but the reductions behind a transpose to NCHW, as models with channel-last inputs
+begin, and before which they are not to go.
 """
 
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ def in_front(node: Any, order: list[int]) -> Along | None:
         return _reduction(node, order)
     if order in TO_FIRST:
         return None
+    if is_call(node, _A.reshape.default):
+        return _reshape(node, order)
     if is_call(node, *PADS) and _is_constant(node):
         return Along((_pads(node, order), *node.args[2:]), order)
     if is_call(node, _A.slice.Tensor):
@@ -79,3 +82,19 @@ def _reduction(node: Any, order: list[int]) -> Along | None:
         return Along((taken, *node.args[2:]), order)
     left = [axis for axis in order if axis not in taken]
     return Along((taken, *node.args[2:]), [sorted(left).index(axis) for axis in left])
+
+
+def _reshape(node: Any, order: list[int]) -> Along | None:
+    given, made = shape_of(node.args[0]), shape_of(node)
+    if given is None or made is None:
+        return None
+    long = [axis for axis, size in enumerate(given) if size != 1]
+    kept = [axis for axis, size in enumerate(made) if size != 1]
+    if [given[axis] for axis in long] != [made[axis] for axis in kept]:
+        return None
+    ones = len(made) - len(kept)
+    before = sorted(long, key=lambda axis: order[axis])  # as they lie before the transpose
+    places = dict(zip(kept, (ones + before.index(axis) for axis in long), strict=True))
+    first = iter(range(ones))
+    behind = [places[axis] if axis in places else next(first) for axis in range(len(made))]
+    return Along(([*[1] * ones, *(given[axis] for axis in before)],), behind)

@@ -17,6 +17,7 @@ from torch import fx
 from edgec_compiler.errors import PassError
 from edgec_compiler.passes import (
     affine,
+    attention,
     batch_norm,
     channel_last,
     constants,
@@ -27,6 +28,7 @@ from edgec_compiler.passes import (
     maxima,
     one_hots,
     paddings,
+    parts,
     pools,
     powers,
     products,
@@ -69,6 +71,8 @@ PASSES: tuple[Pass, ...] = (
     _fusing("fuse-layer-norm", fusions.layer_norm),
     Pass("products-as-layers", products.as_layers, products.count),
     Pass("bound-masks", masks.bound, masks.count),
+    Pass("write-attention", attention.write_out, attention.count),
+    Pass("split-layers", parts.split, parts.count),
     Pass("resize-by-repeat", repeats.resize, repeats.count),
     Pass("merge-transposes", transposes.merge, transposes.count),
     Pass("reduce-by-pool", pools.reduce_by_pool, pools.count_reductions),

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import fx
 
-from edgec_compiler.passes.arithmetic import ADD, DIV, MUL, SUB
+from edgec_compiler.passes.arithmetic import ADD, DIV, MUL, SUB, number_of
 from edgec_compiler.passes.graph import held, hold, is_call, replace, shape_of
 
 _A = torch.ops.aten
 CONVOLUTIONS = (_A.conv1d.default, _A.conv2d.default, _A.conv3d.default)
+_LAYOUT = (_A.reshape.default, _A.permute.default, _A.transpose.int)
 TRANSPOSED = (_A.conv_transpose1d.default, _A.conv_transpose2d.input)
 
 
@@ -104,7 +105,7 @@ def _folding(graph: fx.GraphModule, node: Any) -> Folding | None:
             continue
         if x is node.args[1] and is_call(node, *DIV, *SUB):
             continue
-        layer = _layer_behind(graph, x)
+        layer = _layer_behind(graph, x, number=number_of(graph, other) is not None)
         if layer is not None:
             constant = _per_channel(graph, other, x, layer, layer.weight.shape[layer.out_axis])
             if constant is not None:
@@ -118,14 +119,20 @@ def _folding(graph: fx.GraphModule, node: Any) -> Folding | None:
     return None
 
 
-def _layer_behind(graph: fx.GraphModule, x: fx.Node) -> Layer | None:
-    """Return the layer that makes x, perhaps less cut-off edges, if nobody else reads it."""
+def _layer_behind(graph: fx.GraphModule, x: fx.Node, *, number: bool) -> Layer | None:
+    """Return the layer that makes x, which nobody else reads, perhaps less cut-off edges.
+
+    What is done with a `number` may come before any change of layout, too.
+    """
     cut = set()
-    while is_call(x, _A.slice.Tensor) and len(x.users) == 1 and isinstance(x.args[0], fx.Node):
-        cut.add(int(str((*x.args, 0)[1])) % len(shape_of(x) or (1,)))
+    while len(x.users) == 1 and x.args and isinstance(x.args[0], fx.Node):
+        if is_call(x, _A.slice.Tensor):
+            cut.add(int(str((*x.args, 0)[1])) % len(shape_of(x) or (1,)))
+        elif not (number and is_call(x, *_LAYOUT)):
+            break
         x = x.args[0]
     layer = layer_of(graph, x) if len(x.users) == 1 else None
-    if layer is None or layer.channels % len(shape_of(x) or (1,)) in cut:
+    if layer is None or (not number and layer.channels % len(shape_of(x) or (1,)) in cut):
         return None
     return layer
 
