@@ -3,7 +3,8 @@
 Keras 2 writes a tensor as [layer, call, output], and counts the calls of a model in a model from 1
 (call 0 is the one that made it). Keras 3 counts them from 0, and takes that form for what a layer
 is given first alone: a tensor among the other arguments, as an attention's value is, it does not
-see. Here every call of the old form is written in the new one.
+see. The states that a recurrent layer starts from follow its input there, as if they were inputs;
+Keras 3 has an argument for them. Here every call of the old form is written in the new one.
 """
 
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 Config = dict[str, Any]
 
 _MODELS = ("Functional", "Model", "Sequential")
+_RECURRENT = ("Bidirectional", "ConvLSTM2D", "GRU", "LSTM", "RNN", "SimpleRNN")
 _REFERENCE = 3  # layer, call, output
 
 
@@ -28,7 +30,10 @@ def with_calls_of_keras_3(config: Config) -> Config:
         if kind in _MODELS and min((c for n, c, _ in referred if n == name), default=0) > 0
     }
     made = [
-        {**layer, "inbound_nodes": [_call(node, names, late) for node in layer["inbound_nodes"]]}
+        {
+            **layer,
+            "inbound_nodes": [_call(node, names, late, layer) for node in layer["inbound_nodes"]],
+        }
         if isinstance(layer.get("inbound_nodes"), list)
         else layer
         for layer in layers
@@ -38,16 +43,16 @@ def with_calls_of_keras_3(config: Config) -> Config:
     return {**config, "layers": made, "output_layers": _earlier(ends, sequential)}
 
 
-def _call(node: Any, names: dict[Any, Any], late: set[Any]) -> Any:
-    """Return one call of a layer; one of the new form as it is."""
+def _call(node: Any, names: dict[Any, Any], late: set[Any], layer: Config) -> Any:
+    """Return one call of `layer`; one of the new form as it is."""
     if not isinstance(node, list) or not all(_is_reference(one[:_REFERENCE]) for one in node):
         return node
     given = [_tensor(one[:_REFERENCE], late) for one in node]
     more = node[0][_REFERENCE] if node and len(node[0]) > _REFERENCE else {}
-    return {
-        "args": given if len(given) == 1 else [given],
-        "kwargs": {key: _argument(value, names, late) for key, value in more.items()},
-    }
+    kwargs = {key: _argument(value, names, late) for key, value in more.items()}
+    if layer.get("class_name") in _RECURRENT and len(given) > 1:
+        return {"args": given[:1], "kwargs": {**kwargs, "initial_state": given[1:]}}
+    return {"args": given if len(given) == 1 else [given], "kwargs": kwargs}
 
 
 def _argument(value: Any, names: dict[Any, Any], late: set[Any]) -> Any:

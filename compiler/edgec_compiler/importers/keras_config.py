@@ -56,6 +56,24 @@ def read_config(path: Path, kind: str) -> Config:
     return made
 
 
+def is_of_keras_2(path: Path, kind: str) -> bool:
+    """Return whether a Keras file that `read_config` has taken says it is of Keras 2 or older.
+
+    An .h5 file that names no version is: Keras 1 named none.
+    """
+    if kind == "keras":
+        with zipfile.ZipFile(path) as archive:
+            said = json.loads(archive.read("metadata.json"))
+        version = said.get("keras_version") if isinstance(said, dict) else None
+    else:
+        h5py: Any = importlib.import_module("h5py")
+        with h5py.File(path, "r") as file:
+            version = file.attrs.get("keras_version", "1")
+    if isinstance(version, bytes):
+        version = version.decode("utf-8", "replace")
+    return str(version).startswith(("1", "2."))
+
+
 def _in_archive(path: Path) -> Any:
     """Return config.json; every member of the archive that is used is sound."""
     most = dict(zip(MEMBERS, (_MAX_CONFIG_BYTES,) * 2 + (_MAX_WEIGHTS_BYTES,), strict=True))

@@ -20,7 +20,8 @@ from torch import nn
 
 from edgec_compiler.errors import MissingExtraError, ModelFileError, UsageError
 from edgec_compiler.importers.batch_axes import lacking, notes_on, with_axis
-from edgec_compiler.importers.keras_config import MEMBERS, WAY_OUT, read_config
+from edgec_compiler.importers.keras_activations import compute_as_keras_2
+from edgec_compiler.importers.keras_config import MEMBERS, WAY_OUT, is_of_keras_2, read_config
 from edgec_compiler.importers.keras_recurrence import keep_whole
 from edgec_compiler.importers.keras_words import Config
 from edgec_compiler.importers.rows import Rows
@@ -41,6 +42,8 @@ def import_keras(path: Path, kind: str, shapes: Shapes) -> SourceModel:
         UsageError: a free axis needs --shape.
     """
     model = _load(path, kind, read_config(path, kind))
+    if is_of_keras_2(path, kind):
+        compute_as_keras_2(model)
     keep_whole(model)
     example, inputs = _inputs(model, shapes)
     module = _Positional(model).eval()

@@ -7,8 +7,9 @@ Keras 3 reads the weights of older files as they are, and stumbles over their co
 3. models whose module is one of Keras 2: theirs of Keras 3;
 4. a sequential model that is a mere list of layers, as Keras before 2.2.3 wrote it: made a dict;
 5. a batch normalisation's axis as a list of one: that one;
-6. mixed precision (weights are float32, layers compute in 16 bits): float32, which targets narrow;
-7. the calls between the layers of a functional model: see `keras_calls`.
+6. layers that compute in 16 bits: float32, which targets narrow;
+7. the calls between the layers of a functional model: see `keras_calls`;
+8. layers inside of layers (`TimeDistributed`, `Bidirectional`) that name no module: Keras's.
 
 Everything else is left alone, an argument that says something too: Keras then refuses it.
 """
@@ -22,7 +23,8 @@ Config = dict[str, Any]
 _MODELS = {"Functional": "keras.src.models.functional", "Model": "keras", "Sequential": "keras"}
 _KERAS_2 = ("tf_keras.", "keras.engine.", "keras.src.engine.")
 _POLICIES = ("DTypePolicy", "Policy")
-_MIXED = ("mixed_float16", "mixed_bfloat16")
+_HALF = ("mixed_float16", "mixed_bfloat16", "float16", "bfloat16")
+_INNER = ("layer", "backward_layer", "cell")
 # What an argument says where it says nothing.
 _DEFAULTS = {"time_major": False, "softmax_robust_masking": False}
 _UNGROUPED = (
@@ -54,7 +56,7 @@ def _translate(name: str, made: Config) -> None:
     if name in _MODELS and isinstance(module, str) and module.startswith(_KERAS_2):
         made |= {"module": _MODELS[name], "registered_name": None}
     inside = made.get("config")
-    if name in _POLICIES and isinstance(inside, dict) and str(inside.get("name")) in _MIXED:
+    if name in _POLICIES and isinstance(inside, dict) and str(inside.get("name")) in _HALF:
         made["config"] = {**inside, "name": "float32"}
     if name == "MultiHeadAttention" and "input_shape" in (made.get("build_config") or {}):
         del made["build_config"]  # built for one shape of the three that Keras 3 wants
@@ -72,6 +74,11 @@ def _leave_out(name: str, config: Config) -> None:
     for key, value in (_DEFAULTS | ungrouped | idle).items():
         if key in config and config[key] == value:
             del config[key]
+    if config.get("dtype") in _HALF:
+        config["dtype"] = "float32"
+    for inner in (config.get(key) for key in _INNER):
+        if isinstance(inner, dict) and inner.get("class_name") and inner.get("module") is None:
+            inner |= {"module": "keras.layers", "registered_name": None}
     if name == "InputLayer" and "batch_input_shape" in config:
         config["batch_shape"] = config.pop("batch_input_shape")
     axis = config.get("axis")

@@ -55,10 +55,14 @@ STEPWISE: dict[str, Layers] = {
 }
 
 
+def _keras() -> Any:
+    os.environ["KERAS_BACKEND"] = "torch"
+    return importlib.import_module("keras")
+
+
 def _saved(make: Layers, folder: Path) -> tuple[SourceModel, np.ndarray]:
     """Return a Keras model of these layers as imported, and Keras's own answer."""
-    os.environ["KERAS_BACKEND"] = "torch"
-    keras: Any = importlib.import_module("keras")
+    keras = _keras()
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input(X.shape[1:], batch_size=1), *make(keras.layers)])
     draw = np.random.default_rng(0)
@@ -116,3 +120,33 @@ def test_onnx_gets_layers_both_ways_without_states_and_reversals(tmp_path: Path)
     session = onnxruntime.InferenceSession(serialise(form))
     made = session.run(None, {source.inputs[0].name: X})[0]
     np.testing.assert_allclose(made, answer, atol=1e-5)
+
+
+@pytest.mark.parametrize("version", ["2.2.4", None], ids=["keras 2", "keras 1"])
+def test_a_hard_sigmoid_of_keras_2_keeps_its_slope(version: str | None, tmp_path: Path) -> None:
+    h5py: Any = pytest.importorskip("h5py")
+    keras = _keras()
+    layers = [
+        keras.Input((3,)),
+        keras.layers.Activation("hard_sigmoid"),
+        keras.layers.Reshape((1, 3)),
+        keras.layers.LSTM(2, recurrent_activation="hard_sigmoid"),
+    ]
+    model = keras.Sequential(layers)
+    model.save(tmp_path / "m.h5")
+    with h5py.File(tmp_path / "m.h5", "r+") as file:
+        del file.attrs["keras_version"]
+        if version is not None:
+            file.attrs["keras_version"] = version
+    w, _, b = (np.asarray(one.value.detach()) for one in model.layers[-1].cell.weights)
+    x = np.array([[0.5, -1, 9]], np.float32)
+
+    source = import_model(str(tmp_path / "m.h5"), {})
+
+    def gate(values: Any) -> Any:
+        return np.clip(0.2 * values + 0.5, 0, 1)
+
+    i, _, c, o = np.split(gate(x) @ w + b, 4, axis=1)
+    wanted = gate(o) * np.tanh(gate(i) * np.tanh(c))
+    assert source.module is not None
+    np.testing.assert_allclose(source.module(torch.from_numpy(x)).detach(), wanted, atol=1e-6)

@@ -68,6 +68,9 @@ def test_a_model_in_the_words_of_keras_2_answers_as_before(tmp_path: Path) -> No
     assert np.allclose(next(iter(made.values())), expected["y"], atol=1e-6)
 
 
+IN_KERAS = {"module": "keras.layers", "registered_name": None}
+
+
 def _layer(kind: str, **config: Any) -> dict[str, Any]:
     return {"class_name": kind, "config": config}
 
@@ -84,7 +87,13 @@ def _layer(kind: str, **config: Any) -> dict[str, Any]:
         (_layer("BatchNormalization", axis=[3]), _layer("BatchNormalization", axis=3)),
         (_layer("BatchNormalization", axis=[1, 2]), _layer("BatchNormalization", axis=[1, 2])),
         (_layer("Policy", name="mixed_float16"), _layer("Policy", name="float32")),
-        (_layer("DTypePolicy", name="float16"), _layer("DTypePolicy", name="float16")),
+        (_layer("DTypePolicy", name="float16"), _layer("DTypePolicy", name="float32")),
+        (_layer("DTypePolicy", name="float64"), _layer("DTypePolicy", name="float64")),
+        (_layer("Dense", dtype="bfloat16"), _layer("Dense", dtype="float32")),
+        (
+            _layer("TimeDistributed", layer=_layer("Dense", units=2)),
+            _layer("TimeDistributed", layer=_layer("Dense", units=2) | IN_KERAS),
+        ),
         (_layer("InputLayer", batch_input_shape=[1]), _layer("InputLayer", batch_shape=[1])),
         (
             {"class_name": "Sequential", "config": [_layer("Dense", name="d")]},
@@ -108,6 +117,24 @@ def test_each_word_of_keras_2_has_one_of_keras_3(old: Any, new: Any) -> None:
 
     assert in_keras_3(new) == new
     assert json.dumps(old) == before
+
+
+def test_a_recurrent_layers_first_states_are_arguments_of_their_own() -> None:
+    def layer(kind: str, name: str, *given: list[Any]) -> dict[str, Any]:
+        return _layer(kind) | {"name": name, "inbound_nodes": [list(given)] if given else []}
+
+    encoder = layer("LSTM", "encoder", ["x", 0, 0, {}])
+    decoder = layer(
+        "LSTM", "decoder", ["x", 0, 0, {}], ["encoder", 0, 1, {}], ["encoder", 0, 2, {}]
+    )
+    layers = [layer("InputLayer", "x"), encoder, decoder]
+
+    made = in_keras_3(_layer("Functional", layers=layers, output_layers=[["decoder", 0, 0]]))
+
+    (call,) = made["config"]["layers"][2]["inbound_nodes"]
+    assert [one["config"]["keras_history"] for one in call["args"]] == [["x", 0, 0]]
+    states = [one["config"]["keras_history"] for one in call["kwargs"]["initial_state"]]
+    assert states == [["encoder", 0, 1], ["encoder", 0, 2]]
 
 
 def test_a_model_called_from_its_first_call_on_keeps_its_numbers() -> None:
