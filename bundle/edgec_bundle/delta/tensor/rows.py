@@ -16,7 +16,8 @@ from edgec_bundle.delta.tensor.model import Bytes, Tensor
 
 _LEAST_ROW, _LEAST_ROWS = 64, 16  # bytes of a row; rows of a tensor
 _PROBE = 32  # elements that are compared of each row
-_MOST_PAIRS = 1 << 22  # of rows
+_MOST_ROWS = 1 << 16  # of old tensors together: what is compared of them takes some 16 MiB
+_MOST_PAIRS = 1 << 22
 _LOOKS, _ALIKE = 24, 0.5  # rows that are looked at first; how far apart they are, of the usual
 _LEAST_MOVED = 0.1
 _LEAST_RUN = 8  # rows that stay together
@@ -38,7 +39,8 @@ def pieces(
     count, size = _rows_of(tensor)
     others = [one for one in olds if one.dtype == tensor.dtype and _rows_of(one)[1] == size]
     total = sum(_rows_of(one)[0] for one in others)
-    if count < _LEAST_ROWS or size < _LEAST_ROW or not 0 < total * count <= _MOST_PAIRS:
+    is_much = total > _MOST_ROWS or total * count > _MOST_PAIRS
+    if count < _LEAST_ROWS or size < _LEAST_ROW or not total or is_much:
         return []
     before = np.concatenate([_probes(old, one) for one in others])
     owners = [(one, row) for one in others for row in range(_rows_of(one)[0])]
