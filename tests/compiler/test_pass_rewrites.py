@@ -552,6 +552,18 @@ ALONE: dict[str, tuple[str, nn.Module, tuple[int, ...]]] = {
 }
 
 
+def test_a_matrix_that_steps_share_is_held_once() -> None:
+    x, module = torch.randn(2, 4), Holder(lambda x, w: (x @ w).tanh() @ w, torch.randn(4, 4))
+    graph = capture(module, (x,))
+    observe(graph, (x,))
+
+    run_passes(graph, (x,), (NAMED["products-as-layers"],))
+
+    layers = [node for node in graph.graph.nodes if "linear" in str(node.target)]
+    assert len(layers) == 2
+    assert len({node.args[1].target for node in layers}) == 1
+
+
 @pytest.mark.parametrize(("name", "module", "shape"), ALONE.values(), ids=ALONE)
 def test_what_a_pass_leaves_alone(name: str, module: nn.Module, shape: tuple[int, ...]) -> None:
     assert rewritten(name, module, shape)[0] == 0

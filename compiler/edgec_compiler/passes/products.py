@@ -24,19 +24,26 @@ _MATRIX = 2  # the rank of what every row is multiplied with
 
 @dataclass(frozen=True, slots=True)
 class _Product:
-    """Rows of x times a matrix [in, out]. `summed` counts the last axes of x that are a row's."""
+    """Rows of x times a matrix [in, out], a constant's. `summed` counts x's last axes in a row."""
 
     x: fx.Node
     rows: tuple[int, ...]
     summed: int
     matrix: torch.Tensor
+    constant: str
 
 
 def as_layers(graph: fx.GraphModule) -> int:
     """Rewrite in place; return how many products became layers."""
     found = [(n, product) for n in graph.graph.nodes if (product := _product(graph, n))]
+    weights: dict[tuple[str, int], str] = {}  # one for all steps of a layer that is unrolled
     for node, product in found:
-        _write(graph, node, product)
+        known = weights.get((product.constant, product.summed))
+        with graph.graph.inserting_before(node):
+            weight = None if known is None else graph.graph.get_attr(known)
+        weight = hold(graph, product.matrix.t(), node) if weight is None else weight
+        weights[product.constant, product.summed] = str(weight.target)
+        _write(graph, node, product, weight)
     return len(found)
 
 
@@ -60,7 +67,7 @@ def _product(graph: fx.GraphModule, node: Any) -> _Product | None:
     if not shape or not node.users:
         return None
     matrix = constant.reshape(prod(shape[-summed:]), -1)
-    return _Product(x, shape[:-summed], summed, matrix)
+    return _Product(x, shape[:-summed], summed, matrix, str(weight.target))
 
 
 def _contraction(node: Any) -> tuple[Any, Any, int] | None:
@@ -75,10 +82,10 @@ def _contraction(node: Any) -> tuple[Any, Any, int] | None:
     return (*operands, summed) if fits and len(operands) == 2 else None
 
 
-def _write(graph: fx.GraphModule, node: fx.Node, product: _Product) -> None:
+def _write(graph: fx.GraphModule, node: fx.Node, product: _Product, weight: fx.Node) -> None:
     made = shape_of(node)
     assert made is not None  # noqa: S101  every value was observed
-    x, weight = product.x, hold(graph, product.matrix.t(), node)
+    x = product.x
     wide, out = product.matrix.shape
     if product.summed > 1:
         x = call(graph, node, _A.reshape.default, (x, [*product.rows, wide]))
