@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from edgec_bundle.delta.tensor import rows, skeleton
+from edgec_bundle.delta.tensor import skeleton
 from edgec_bundle.delta.tensor.index import tensors_of
 from edgec_bundle.delta.tensor.matching import candidates
 from edgec_bundle.delta.tensor.model import Bytes, Tensor
 from edgec_bundle.delta.tensor.record import PRODUCT, QUOTIENT, Add, Copy, Literal
+from edgec_bundle.delta.tensor.rows import Rows
 
 MIN_TENSOR_BYTES = 16  # smaller ones are left to the byte-level diff
 _MAX_VECTOR = 1 << 16
@@ -70,19 +71,20 @@ def plan(old: Bytes, new: Bytes) -> list[Step]:
     changed = {step.tensor.offset for step in made if isinstance(step, Work)}
     derivations = _derivations(new, new_all, changed)
     steps: list[Step] = list(gaps[0])
+    rows = Rows(old_kept, old)
     for step, gap in zip(made, gaps[1:], strict=True):
         if isinstance(step, Work):
             step = replace(step, derivation=derivations.get(step.tensor.offset))
             step = _with_scales(step, old_scales, new_scales) if step.sources else step
-        steps += [*_by_rows(step, old_kept, old, new), *gap]
+        steps += [*_by_rows(step, rows, old, new), *gap]
     return list(_merged(steps))
 
 
-def _by_rows(step: Step, olds: Sequence[Tensor], old: Bytes, new: Bytes) -> list[Step]:
+def _by_rows(step: Step, rows: Rows, old: Bytes, new: Bytes) -> list[Step]:
     """Return `step`, or several where its rows come from other places than the whole."""
     if not isinstance(step, Work) or step.derivation is not None:
         return [step]
-    parts = rows.pieces(step.tensor, step.sources, olds, old, new)
+    parts = rows.pieces(step.tensor, step.sources, new)
     return [_step(old, new, part, sources) for part, sources in parts] or [step]
 
 
