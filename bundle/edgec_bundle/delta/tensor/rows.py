@@ -20,6 +20,7 @@ _PROBE = 32  # elements that are compared of each row
 _MOST_ROWS = 1 << 16  # of old tensors together: what is compared of them takes some 16 MiB
 _MOST_PAIRS = 1 << 22
 _LOOKS, _ALIKE = 24, 0.25  # rows that are looked at together; how far apart, of the usual
+_SAMPLE = 512  # old rows that tell how far apart rows usually are
 _LEAST_MOVED = 0.1
 _LEAST_RUN = 8  # rows that stay together
 _LEAST_SHARE = 0.5  # of the rows in such runs
@@ -119,9 +120,9 @@ def _runs(
 def _have_moved(after: Probes, before: Probes, owners: Owners, sources: Sequence[Tensor]) -> bool:
     """Return whether some rows, all over the tensor, are known and not all where they were."""
     looked = _looked(len(after))
-    apart = _apart(before, after[looked])
-    nearest = apart.argmin(axis=1)
-    known = apart.min(axis=1) < _ALIKE * np.median(apart, axis=1)
+    if not _nearest_known(after[looked[::4]], before)[1].any():
+        return False
+    nearest, known = _nearest_known(after[looked], before)
     moved = [
         owner not in sources or place != row
         for row, (owner, place) in zip(looked, (owners[one] for one in nearest), strict=True)
@@ -130,6 +131,15 @@ def _have_moved(after: Probes, before: Probes, owners: Owners, sources: Sequence
         known.sum() >= _LEAST_SHARE * len(looked)
         and (known & moved).sum() > _LEAST_MOVED * len(looked)
     )
+
+
+def _nearest_known(
+    after: Probes, before: Probes
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+    """Return the place of each row's nearest, and whether that is much nearer than usual."""
+    apart = _apart(before, after)
+    usual = np.median(apart[:, :: -(-len(before) // _SAMPLE)], axis=1)
+    return apart.argmin(axis=1), apart.min(axis=1) < _ALIKE * usual
 
 
 def _looked(count: int) -> list[int]:
