@@ -82,8 +82,10 @@ def _enroll(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     overrides = actions.overrides_of(options.set)
-    overrides["probation.samples"] = options.probation_samples
-    overrides["probation.seconds"] = options.probation_seconds
+    if options.probation_samples is not None:
+        overrides["probation.samples"] = options.probation_samples
+    if options.probation_seconds is not None:
+        overrides["probation.seconds"] = options.probation_seconds
     if options.profile:
         overrides["profiles"] = tuple(options.profile)
     wake, signalled = os.pipe()

@@ -50,8 +50,9 @@ def _guarded(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Find
 
 
 def _configuration(folder: Path) -> Iterator[Finding]:
-    config = load_config(folder)
-    facts = device_facts(config.profiles)
+    identity = IdentityFolder(folder)
+    enrolled = identity.read().profiles if identity.exists else ()
+    facts = device_facts(load_config(folder).profiles or enrolled)
     yield Finding("configuration", "ok", f"profiles: {', '.join(facts.profiles) or 'none match'}")
 
 

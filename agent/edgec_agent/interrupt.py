@@ -22,9 +22,9 @@ class Interrupt:
     def check(self) -> None:
         """Raise InterruptedWorkError if something more urgent came."""
         if self._event.is_set():
-            raise InterruptedWorkError("interrupted")
+            raise InterruptedWorkError("something more urgent came")
 
     def sleep(self, seconds: float) -> None:
         """Wait, but no longer than until something more urgent comes."""
         if self._event.wait(seconds):
-            raise InterruptedWorkError("interrupted")
+            raise InterruptedWorkError("something more urgent came")

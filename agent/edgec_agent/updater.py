@@ -112,11 +112,14 @@ class Updater:
             logger.error("the assignment was refused: %s", error)
             self.assignments.report_refused(payload, str(error))
         except (FetchError, StoreError, InterruptedWorkError, OSError) as error:
-            logger.warning("the assignment waits: %s", error)
+            is_routine = isinstance(error, InterruptedWorkError)
+            logger.log(
+                logging.INFO if is_routine else logging.WARNING, "the assignment waits: %s", error
+            )
             self._desired = self._desired or payload
             if isinstance(error, NoSpaceError):
                 self.collect()
-            if not isinstance(error, InterruptedWorkError):
+            if not is_routine:
                 self._wait("", _rest_s(error))
             raise
 

@@ -95,6 +95,7 @@ def test_wrong_usage_is_said_in_a_sentence(arguments, words, capsys):
         (["reset", "--model", "digits"], "not enrolled"),
         (["run", "--set", "nonsense=1"], "unknown key nonsense"),
         (["run", "--set", "nonsense"], "expected NAME=VALUE"),
+        (["run", "--set", "probation.seconds=x"], "probation.seconds: expected a number"),
         (["run", "--profile", "no-such-board"], "no-such-board"),
         (["enroll", "--server", "http://127.0.0.1:1", "--token", "x", "--tag", "t"], "NAME=VALUE"),
         (["enroll", "--server", "http://127.0.0.1:1", "--token", "x", "--device", "A b"], "not a"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from edgec_compiler.cli.command import add_json, add_shape, describe, print_json
 from edgec_compiler.cli.opening import open_any, say_stand_in
-from edgec_runtime.data import load_data
+from edgec_runtime.data import Data, load_data
 from edgec_runtime.evaluate import evaluate
 
 
@@ -28,13 +28,23 @@ def run(arguments: argparse.Namespace) -> int:
     pipeline = open_any(*given, shapes=arguments.shape)
     say_stand_in(Path(arguments.model))
     try:
-        found = evaluate(pipeline, load_data(arguments.data, pipeline.labels))
+        data = load_data(arguments.data, pipeline.labels)
+        found = evaluate(pipeline, data)
     finally:
         pipeline.close()
     if arguments.json:
         print_json({"model": arguments.model, "samples": found.samples, "accuracy": found.accuracy})
     elif found.accuracy is None:
-        print(f"{arguments.model}: ran on {found.samples} samples; no labels, so no accuracy")
+        print(f"{arguments.model}: ran on {found.samples} samples; {_why_none(data)}")
     else:
         print(f"{arguments.model}: accuracy {found.accuracy:.4f} on {found.samples} samples")
     return 0
+
+
+def _why_none(data: Data) -> str:
+    if data.labels is None:
+        return "no labels, so no accuracy"
+    return (
+        "no accuracy, since no output names a class that the labels could be compared with (a step "
+        "such as argmax, or a meaning, says what it names: --preprocessing)"
+    )

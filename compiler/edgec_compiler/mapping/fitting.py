@@ -155,7 +155,8 @@ def _vela(payload: bytes, profile: Profile, tool: Tool) -> Fitted:
         f"{tool.options.get('memory_mode', 'its default memory mode')}, not measurements"
     )
     left = mapping.total - mapping.accelerated
-    on_cpu = (f"{left} operators stay on the CPU: {_told(mapping)}",) if left else ()
+    count = "1 operator stays" if left == 1 else f"{left} operators stay"
+    on_cpu = (f"{count} on the CPU: {_told(mapping)}",) if left else ()
     return Fitted(
         made.payload,
         "model_vela.tflite",

@@ -51,7 +51,10 @@ def rewrite_model(model: str, profile: Profile) -> Rewriting:
     """
     fmt, payload = read_bytes(model)
     if fmt != "tflite":
-        raise UsageError(f"{model}: --rewrite changes TFLite models only, not {fmt}")
+        raise UsageError(
+            f"{model}: --rewrite changes TFLite models only, not {fmt}: compile it for the target, "
+            "and give the bundle"
+        )
     return rewrite(payload, profile, model)
 
 

@@ -10,9 +10,14 @@ from edgec_compiler.recipe import Recipe
 from edgec_compiler.search.bench import Lab
 from edgec_compiler.search.searching import Goal
 
-UNJUDGED = (
-    "the target's default precision: nothing was searched, since the evaluation data has no "
-    "labels to measure accuracy; --max-accuracy-drop limits disagreement with the source model"
+_UNJUDGED = (
+    "the target's default precision: nothing was searched, since {why}; "
+    "--max-accuracy-drop limits disagreement with the source model"
+)
+_NO_LABELS = "the evaluation data has no labels to measure accuracy"
+_NO_CLASSES = (
+    "no output names a class that the labels could be compared with (a step such as argmax, or a "
+    "meaning, says what it names: --preprocessing)"
 )
 
 
@@ -49,7 +54,9 @@ def note_of(one: Plan, goal: Goal | None, lab: Lab) -> str | None:
     """Return why nothing was searched, where the plan would have searched."""
     source = lab.forms.source
     quantised = source.format == "tflite" and source.quantised
-    return UNJUDGED if one.tries and goal is None and not quantised else None
+    if not one.tries or goal is not None or quantised:
+        return None
+    return _UNJUDGED.format(why=_NO_LABELS if lab.evaluation.data.labels is None else _NO_CLASSES)
 
 
 def grouped(goals: Mapping[str, Goal], plans: Iterable[Plan], lab: Lab) -> list[list[Plan]]:
