@@ -89,9 +89,7 @@ def _print_advice(facts: dict[str, Any]) -> None:
     if not facts["blamed"]:
         print("no layer stands out")
     elif facts["options"]:
-        print(
-            "most is lost here; if answers suffer, `edgec compile` keeps these layers in float by:"
-        )
+        print("most is lost here; if answers suffer, keep it in float: add to `edgec compile`:")
         print(f"  {facts['options']}")
     else:
         print(f"most is lost in {', '.join(facts['blamed'])}; the target executes integers only:")
