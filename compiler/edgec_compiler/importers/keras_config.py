@@ -60,10 +60,18 @@ def is_of_keras_2(path: Path, kind: str) -> bool:
     """Return whether a Keras file that `read_config` has taken says it is of Keras 2 or older.
 
     An .h5 file that names no version is: Keras 1 named none.
+
+    Raises:
+        ModelFileError: what says it is damaged.
     """
     if kind == "keras":
-        with zipfile.ZipFile(path) as archive:
-            said = json.loads(archive.read("metadata.json"))
+        try:
+            with zipfile.ZipFile(path) as archive:
+                said = json.loads(archive.read("metadata.json"))
+        except ZIP_ERRORS as error:
+            raise ModelFileError(
+                f"{path}: a damaged .keras file: metadata.json: {error}"
+            ) from error
         version = said.get("keras_version") if isinstance(said, dict) else None
     else:
         h5py: Any = importlib.import_module("h5py")

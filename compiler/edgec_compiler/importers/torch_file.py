@@ -134,20 +134,7 @@ def describe(
         ModelFileError: it fails on the example, or returns something else than tensors.
     """
     flat = module if isinstance(module, Flat) else Flat(module)
-    try:
-        with torch.no_grad():
-            made = flat.tree(*example)
-            program = torch.export.export(flat, tuple(example))
-    except GuardOnDataDependentSymNode as error:
-        raise ModelFileError(
-            f"the module's steps depend on the values of a tensor{_line(error)}, as "
-            "`if x.sum() > 0`, `.item()` and `range(n)` make them: a device runs one graph for all "
-            "inputs, so write it with torch.where, or leave it out of the model"
-        ) from error
-    except Exception as error:  # the user's own code runs here
-        raise ModelFileError(
-            f"the module fails on its example input{_line(error)}: {_brief(error)}"
-        ) from error
+    made, program = _traced(flat, example)
     results = pytree.tree_leaves(made)
     if not results or not all(isinstance(one, torch.Tensor) for one in results):
         raise ModelFileError(
@@ -171,6 +158,23 @@ def describe(
         payload=None,
         notes=notes_on(inputs, outputs, places),
     )
+
+
+def _traced(flat: Flat, example: list[torch.Tensor]) -> tuple[Any, torch.export.ExportedProgram]:
+    """Return what the module makes of the example, and its graph. Raises ModelFileError."""
+    try:
+        with torch.no_grad():
+            return flat.tree(*example), torch.export.export(flat, tuple(example))
+    except GuardOnDataDependentSymNode as error:
+        raise ModelFileError(
+            f"the module's steps depend on the values of a tensor{_line(error)}, as "
+            "`if x.sum() > 0`, `.item()` and `range(n)` make them: a device runs one graph for all "
+            "inputs, so write it with torch.where, or leave it out of the model"
+        ) from error
+    except Exception as error:  # the user's own code runs here
+        raise ModelFileError(
+            f"the module fails on its example input{_line(error)}: {_brief(error)}"
+        ) from error
 
 
 def _output_names(made: Any, count: int) -> list[str]:

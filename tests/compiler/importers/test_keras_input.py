@@ -235,6 +235,17 @@ def test_an_archive_that_would_unpack_to_a_thousand_times_its_size_is_refused(
         import_model(str(file), {})
 
 
+@needs_keras
+def test_metadata_that_is_no_json_is_told_as_damage(keras_file: Path, tmp_path: Path) -> None:
+    file = tmp_path / "m.keras"
+    with zipfile.ZipFile(keras_file) as sound, zipfile.ZipFile(file, "w") as archive:
+        for name in sound.namelist():
+            archive.writestr(name, "{nope" if name == "metadata.json" else sound.read(name))
+
+    with pytest.raises(ModelFileError, match=r"metadata\.json"):
+        import_model(str(file), {})
+
+
 def test_what_else_lies_in_an_archive_is_never_unpacked(tmp_path: Path) -> None:
     config = {"class_name": "Dense", "module": "keras.layers", "config": {"units": "none"}}
     file = _keras(tmp_path / "m.keras", config)
