@@ -125,9 +125,8 @@ def _refuse_unmade(model: Any, path: Path) -> None:
     for operator in graph.operators or ():
         op = tflite.op_name(model, operator)
         for index in tflite.given(operator.inputs):
-            if index not in known and hasattr(
-                BuiltinOperator, op
-            ):  # custom ones may read scratch memory
+            is_custom = not hasattr(BuiltinOperator, op)  # which may read scratch memory
+            if index not in known and not is_custom:
                 name = tflite.tensor_name(graph.tensors[index])
                 raise ModelFileError(f"{path}: operator {op}: nothing makes its input '{name}'")
         known |= {*tflite.given(operator.outputs)}

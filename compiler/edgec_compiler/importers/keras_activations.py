@@ -22,7 +22,6 @@ def compute_as_keras_2(model: Any) -> None:
     keras: Any = importlib.import_module("keras")
     for layer in model._flatten_layers():
         for place in _PLACES:
-            if (
-                vars(layer).get(place) is keras.activations.hard_sigmoid
-            ):  # a layer only shows its cell's
+            own = vars(layer).get(place)  # a recurrent layer only shows its cell's
+            if own is keras.activations.hard_sigmoid:
                 setattr(layer, place, hard_sigmoid)

@@ -32,14 +32,8 @@ _NEVER_NEGATIVE = (
     _A.abs.default,
     _A.exp.default,
 )
-_POOL: tuple[Any, ...] = (
-    None,
-    None,
-    [],
-    [0, 0],
-    [1, 1],
-    False,
-)  # how a maximum pool is called by default
+# How a maximum pool is called by default.
+_POOL: tuple[Any, ...] = (None, None, [], [0, 0], [1, 1], False)
 _LIMITED = (_A.clamp.default, _A.hardtanh.default)
 _PASSING = (_A.max_pool2d.default, _A.avg_pool2d.default, _A.adaptive_avg_pool2d.default)
 
